@@ -1,0 +1,40 @@
+# Every target does all it needs on a machine with only Python 3.11 or newer: it makes the virtual
+# environment, installs what the target uses, and runs it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+JOBS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types wheel clean
+
+help:  ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+demo: $(VENV)/installed-examples  ## train a network on real handwritten digits, and draw its curves
+	$(BIN)/python examples/train_digits.py
+
+test: $(VENV)/installed-test  ## run every test, with coverage
+	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term
+
+lint: $(VENV)/installed-dev  ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev  ## check types
+	$(BIN)/pyright
+
+wheel: $(VENV)/installed-dev  ## build the wheel, install it into an empty environment and import it
+	rm -rf dist build/empty-environment
+	$(BIN)/python -m build --wheel --outdir dist .
+	$(PYTHON) -m venv build/empty-environment
+	build/empty-environment/bin/pip install --quiet dist/*.whl
+	cd build && empty-environment/bin/python -c "import adadelta_jax; print(adadelta_jax.__file__)"
+
+clean:  ## remove all that the other targets made
+	rm -rf $(VENV) build dist runs .pytest_cache .ruff_cache .coverage
+
+$(VENV)/installed-%: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	touch $@

@@ -1,0 +1,112 @@
+"""`adadelta`: the ready-made chain."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from adadelta_jax import _validation
+from adadelta_jax._transform import scale_by_adadelta
+
+
+def adadelta(
+    learning_rate: optax.ScalarOrSchedule | None = 1.0,
+    rho: jax.typing.ArrayLike = 0.9,
+    eps: jax.typing.ArrayLike = 1e-6,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
+    weight_decay_mask: Any | Callable[[optax.Params], Any] | None = None,
+    *,
+    maximize: bool = False,
+    decoupled_weight_decay: bool = False,
+    accumulator_dtype: jax.typing.DTypeLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""The Adadelta optimizer, as in torch, with the arguments of `optax.adadelta` in their order.
+
+    .. math::
+        g &\leftarrow -g && \text{if maximize} \\
+        g &\leftarrow g + \lambda \theta && \text{if weight decay is coupled} \\
+        v &\leftarrow \rho v + (1 - \rho) g^2 \\
+        \Delta &= \sqrt{u + \varepsilon} / \sqrt{v + \varepsilon} \cdot g \\
+        u &\leftarrow \rho u + (1 - \rho) \Delta^2 \\
+        \theta &\leftarrow \theta - \gamma \Delta && \text{and } - \gamma \lambda \theta
+            \text{ if weight decay is decoupled}
+
+    for every coordinate, with v and u starting at 0.
+
+    Args:
+        learning_rate: γ, a scalar of at least 0 (a number, a 0-d array or a traced value), a
+            schedule (step count to scalar), or None, which means 1.0, as in the paper.
+        rho: Decay rate of both averages, a scalar in [0, 1].
+        eps: ε, added to both averages inside the roots, a scalar of at least 0.
+        weight_decay: λ, a scalar of at least 0, or a schedule.
+        weight_decay_mask: A pytree of booleans like the parameters or a prefix of them, or a
+            function from the parameters to one: True where weight decay applies. None: everywhere.
+        maximize: Whether to climb instead of descend.
+        decoupled_weight_decay: Whether weight decay acts on the parameters alone, as in AdamW,
+            instead of on the gradients, as in torch.
+        accumulator_dtype: How v and u are stored; see `scale_by_adadelta`.
+
+    Returns:
+        An `optax.GradientTransformationExtraArgs`. Its updates have the shapes and dtypes of the
+        gradients. A gradient of None gives a zero update and leaves v and u alone.
+
+    Raises:
+        ValueError: If a setting is out of range, or, from `update`, if the gradients do not match
+            the state, or ``params`` is missing where weight decay needs it.
+        TypeError: If a setting has the wrong type, if a parameter is an integer or boolean (from
+            `init`) or a gradient is sparse (from `update`); the parameter is named.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from adadelta_jax import adadelta
+        >>> def loss(params):
+        ...     return jnp.sum((params - 3.0) ** 2)
+        >>> optimizer = adadelta()
+        >>> params = jnp.zeros(2)
+        >>> state = optimizer.init(params)
+        >>> @jax.jit
+        ... def step(params, state):
+        ...     grads = jax.grad(loss)(params)
+        ...     updates, state = optimizer.update(grads, state, params)
+        ...     return optax.apply_updates(params, updates), state
+        >>> for _ in range(500):
+        ...     params, state = step(params, state)
+        >>> print(f"{loss(params):.3f}")
+        0.000
+
+    Source: Zeiler (2012), `arXiv:1212.5701 <https://arxiv.org/abs/1212.5701>`_, and
+    `torch.optim.Adadelta
+    <https://docs.pytorch.org/docs/stable/generated/torch.optim.Adadelta.html>`_.
+    """
+    if learning_rate is None:
+        learning_rate = 1.0
+    _validation.check_hyperparameters(
+        learning_rate=learning_rate, rho=rho, eps=eps, weight_decay=weight_decay
+    )
+    decays = not (isinstance(weight_decay, (int, float)) and weight_decay == 0)
+    decay = optax.add_decayed_weights(weight_decay, weight_decay_mask) if decays else optax.identity()
+    scale = scale_by_adadelta(rho, eps, accumulator_dtype=accumulator_dtype)
+    chain = optax.chain(
+        optax.scale(-1.0) if maximize else optax.identity(),
+        *((scale, decay) if decoupled_weight_decay else (decay, scale)),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+    def update_fn(updates, state, params=None, **extra_args):
+        if decays:
+            _validation.check_weight_decay_has_params(params)
+            _validation.check_gradients(updates, params, "parameters")
+        grads = updates
+        updates, state = chain.update(grads, state, params, **extra_args)
+        return jax.tree.map(_like_gradient, grads, updates, is_leaf=lambda x: x is None), state
+
+    return optax.GradientTransformationExtraArgs(chain.init, update_fn)
+
+
+def _like_gradient(grad, update):
+    """The update in its gradient's dtype, and zero where there is no gradient."""
+    if grad is None:
+        return jax.tree.map(jnp.zeros_like, update)
+    return update.astype(jnp.result_type(grad))

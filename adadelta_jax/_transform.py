@@ -1,0 +1,158 @@
+"""`scale_by_adadelta`: the update rule over a pytree, and its state."""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from adadelta_jax import _accumulators, _validation
+from adadelta_jax._update_rule import update_rule
+
+
+class ScaleByAdadeltaState(NamedTuple):
+    """The state of `scale_by_adadelta`.
+
+    Attributes:
+        count: Steps taken, an int32 scalar that stays at its largest value instead of wrapping
+            (torch's `step`).
+        square_avg: v = E[g²], a pytree like the parameters.
+        acc_delta: u = E[Δx²], a pytree like the parameters.
+    """
+
+    count: jax.Array
+    square_avg: chex.ArrayTree
+    acc_delta: chex.ArrayTree
+
+
+def scale_by_adadelta(
+    rho: jax.typing.ArrayLike = 0.9,
+    eps: jax.typing.ArrayLike = 1e-6,
+    *,
+    accumulator_dtype: jax.typing.DTypeLike | None = None,
+) -> optax.GradientTransformation:
+    r"""Rescale gradients as Adadelta does: the part of `adadelta` to chain with others.
+
+    .. math::
+        v &\leftarrow \rho v + (1 - \rho) g^2 \\
+        \Delta &= \sqrt{u + \varepsilon} / \sqrt{v + \varepsilon} \cdot g \\
+        u &\leftarrow \rho u + (1 - \rho) \Delta^2
+
+    for every coordinate, with v and u starting at 0. The update is Δ, not yet turned downhill:
+    follow with `optax.scale_by_learning_rate(1.0)`. The real and the imaginary part of a complex
+    parameter are two coordinates; conjugate what `jax.grad` gives first, as everywhere in Optax.
+
+    A gradient of None means none was computed: the update is zero, and the parameter's v and u
+    stay. Arithmetic is in float32, or in the dtype of the gradient or the accumulators if that is
+    wider.
+
+    =====================  ======================================  ====================
+    ``accumulator_dtype``  v and u are stored in                   bytes per parameter
+    =====================  ======================================  ====================
+    None                   the parameter's dtype, float32 at least 8 (float64: 16)
+    ``"float32"``          float32                                 8
+    ``"float64"``          float64                                 16
+    ``"bfloat16"``         bfloat16, rounded to nearest            4
+    ``"float16"``          float16, rounded to nearest, ≤ 65504    4
+    =====================  ======================================  ====================
+
+    Complex parameters take twice that, and at least complex64.
+
+    Args:
+        rho: Decay rate of both averages, a scalar in [0, 1].
+        eps: ε, added to both averages inside the roots, a scalar of at least 0, in the units of
+            the square of a gradient and of a parameter.
+        accumulator_dtype: How v and u are stored; see the table.
+
+    Returns:
+        An `optax.GradientTransformation`. Its updates have the shapes and dtypes of the gradients,
+        its state is a `ScaleByAdadeltaState`.
+
+    Raises:
+        ValueError: If ``rho``, ``eps`` or ``accumulator_dtype`` is out of range, or, from
+            `update`, if the gradients' tree or shapes do not match the state's.
+        TypeError: If an argument has the wrong type, from `init` if a parameter is an integer or
+            boolean, from `update` if a gradient is sparse; the parameter is named.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> from adadelta_jax import scale_by_adadelta
+        >>> optimizer = optax.chain(
+        ...     optax.clip_by_global_norm(1.0),
+        ...     scale_by_adadelta(rho=0.95),
+        ...     optax.scale_by_learning_rate(1.0),
+        ... )
+        >>> params = {"w": jnp.array([1.0, -2.0])}
+        >>> state = optimizer.init(params)
+        >>> updates, state = optimizer.update({"w": jnp.array([0.3, -0.4])}, state, params)
+        >>> print(optax.apply_updates(params, updates)["w"])
+        [ 0.9955283 -1.9955281]
+
+    Source: Zeiler (2012), `arXiv:1212.5701 <https://arxiv.org/abs/1212.5701>`_, Algorithm 1.
+    """
+    _validation.check_hyperparameters(rho=rho, eps=eps)
+    _validation.check_accumulator_dtype(accumulator_dtype)
+
+    def init_fn(params: optax.Params) -> ScaleByAdadeltaState:
+        _validation.check_params(params)
+
+        def zeros():
+            return jax.tree.map(lambda p: _accumulators.zeros(p, accumulator_dtype), params)
+
+        return ScaleByAdadeltaState(jnp.zeros([], jnp.int32), zeros(), zeros())
+
+    def update_fn(
+        updates: optax.Updates, state: ScaleByAdadeltaState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, ScaleByAdadeltaState]:
+        _validation.check_gradients(updates, state.square_avg, "accumulators")
+        grads, structure = jax.tree.flatten(updates, is_leaf=_validation.is_leaf)
+        square_avgs = structure.flatten_up_to(state.square_avg)
+        acc_deltas = structure.flatten_up_to(state.acc_delta)
+        like = square_avgs if params is None else structure.flatten_up_to(params)
+
+        deltas = []
+        for i, (grad, param) in enumerate(zip(grads, like, strict=True)):
+            if grad is None:
+                deltas.append(None if param is None else jnp.zeros_like(param))
+                continue
+            delta, square_avgs[i], acc_deltas[i] = _step(
+                jnp.asarray(grad), square_avgs[i], acc_deltas[i], rho, eps
+            )
+            deltas.append(delta)
+
+        return structure.unflatten(deltas), ScaleByAdadeltaState(
+            optax.safe_increment(state.count),
+            structure.unflatten(square_avgs),
+            structure.unflatten(acc_deltas),
+        )
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def _step(grad, square_avg, acc_delta, rho, eps):
+    """The update and the new accumulators of one parameter: load, rule, store."""
+    dtype = jnp.promote_types(jnp.promote_types(grad.dtype, square_avg.dtype), jnp.float32)
+    delta, new_square_avg, new_acc_delta = _rule_on_real_parts(
+        grad.astype(dtype),
+        _accumulators.load(square_avg, dtype),
+        _accumulators.load(acc_delta, dtype),
+        rho,
+        eps,
+    )
+    return (
+        delta.astype(grad.dtype),
+        _accumulators.store(new_square_avg, square_avg),
+        _accumulators.store(new_acc_delta, acc_delta),
+    )
+
+
+def _rule_on_real_parts(grad, square_avg, acc_delta, rho, eps):
+    """`update_rule`, in which a complex number is two real ones."""
+    arrays = (grad, square_avg, acc_delta)
+    if not jnp.iscomplexobj(grad):
+        return update_rule(*arrays, rho=rho, eps=eps)
+    real = update_rule(*map(jnp.real, arrays), rho=rho, eps=eps)
+    imag = update_rule(*map(jnp.imag, arrays), rho=rho, eps=eps)
+    return tuple(map(lax.complex, real, imag))
