@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from adadelta_jax import _validation
-from adadelta_jax._transform import scale_by_adadelta
+from adadelta_jax._transform import ScaleByAdadeltaState, scale_by_adadelta
 
 
 def adadelta(
@@ -71,7 +72,7 @@ def adadelta(
         ...     grads = jax.grad(loss)(params)
         ...     updates, state = optimizer.update(grads, state, params)
         ...     return optax.apply_updates(params, updates), state
-        >>> for _ in range(500):
+        >>> for _ in range(1000):
         ...     params, state = step(params, state)
         >>> print(f"{loss(params):.3f}")
         0.000
@@ -86,7 +87,9 @@ def adadelta(
         learning_rate=learning_rate, rho=rho, eps=eps, weight_decay=weight_decay
     )
     decays = not (isinstance(weight_decay, (int, float)) and weight_decay == 0)
-    decay = optax.add_decayed_weights(weight_decay, weight_decay_mask) if decays else optax.identity()
+    decay = (
+        optax.add_decayed_weights(weight_decay, weight_decay_mask) if decays else optax.identity()
+    )
     scale = scale_by_adadelta(rho, eps, accumulator_dtype=accumulator_dtype)
     chain = optax.chain(
         optax.scale(-1.0) if maximize else optax.identity(),
@@ -100,7 +103,10 @@ def adadelta(
             _validation.check_gradients(updates, params, "parameters")
         grads = updates
         updates, state = chain.update(grads, state, params, **extra_args)
-        return jax.tree.map(_like_gradient, grads, updates, is_leaf=lambda x: x is None), state
+        updates = jax.tree.map(_like_gradient, grads, updates, is_leaf=lambda x: x is None)
+        if params is not None:
+            state = _written_after(optax.apply_updates(params, updates), state)
+        return updates, state
 
     return optax.GradientTransformationExtraArgs(chain.init, update_fn)
 
@@ -110,3 +116,40 @@ def _like_gradient(grad, update):
     if grad is None:
         return jax.tree.map(jnp.zeros_like, update)
     return update.astype(jnp.result_type(grad))
+
+
+def _written_after(new_params: Any, chain_state: Any) -> Any:
+    """The state of the chain, which a compiler for CPUs now writes after `new_params`.
+
+    XLA's CPU backend makes one pass over memory for each result. Where parameters and state are
+    donated, v and u are overwritten while other passes still read them, so it copies them first,
+    unless it knows an order in which each is overwritten after its last use: the parameters, then
+    u, then v. So u is made to depend on the parameters, and v on u.
+
+    `new_params` is the expression that the caller is about to evaluate, and costs nothing then.
+    Other platforms, on which one pass writes all three, get the state as it is.
+    """
+
+    def in_turn(new_params, state):
+        acc_delta = jax.tree.map(_depending_on, new_params, state.acc_delta)
+        square_avg = jax.tree.map(_depending_on, acc_delta, state.square_avg)
+        return state._replace(acc_delta=acc_delta, square_avg=square_avg)
+
+    def written_after(state):
+        if not isinstance(state, ScaleByAdadeltaState):
+            return state
+        return lax.platform_dependent(
+            new_params, state, cpu=in_turn, default=lambda _, state: state
+        )
+
+    return tuple(map(written_after, chain_state))
+
+
+def _depending_on(other: jax.Array, value: jax.Array) -> jax.Array:
+    """`value`, bit for bit, as a choice between it and `other` that always falls on `value`.
+
+    Nothing is below minus infinity. XLA keeps the choice, and with it the order; LLVM, which
+    compiles the pass, drops it, and with it the reading of `other`.
+    """
+    never = jnp.real(lax.stop_gradient(other)) < -jnp.inf
+    return jnp.where(never, jnp.zeros_like(value), value)

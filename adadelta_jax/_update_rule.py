@@ -62,15 +62,12 @@ def update_rule(
     return delta, jnp.minimum(v * unit * unit, largest), jnp.minimum(u, largest)
 
 
-def _unit(
-    grad: jax.Array, square_avg: jax.Array, eps: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _unit(grad: jax.Array, square_avg: jax.Array, eps: jax.Array) -> tuple[jax.Array, jax.Array]:
     """A power of two near the largest of |g|, √v and √ε, and its inverse, for every coordinate.
 
-    It is above |g| / 2 and above 2⁻¹³ of the roots, and never so small or so large that its inverse
-    is not a normal number. It is found on the bit patterns, in which halving the pattern of a number
-    halves its exponent, so that no root is taken. It is a constant to differentiation, as the
-    result of the rule does not depend on it.
+    It is above |g| / 4 and above 2⁻¹⁴ of the roots, and it and its inverse are normal numbers. It
+    is found on the bit patterns: halving a pattern halves the exponent, so that no root is taken.
+    Differentiation takes it for a constant, as the result of the rule does not depend on it.
     """
     info = jnp.finfo(grad.dtype)
     integer = jnp.int32 if info.bits == 32 else jnp.int64

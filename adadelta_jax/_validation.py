@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -55,7 +56,9 @@ def check_accumulator_dtype(accumulator_dtype: Any) -> None:
     if name not in ACCUMULATOR_DTYPES:
         raise ValueError(f"{expected}, got {name}")
     if name == "float64" and not jax.config.read("jax_enable_x64"):
-        raise ValueError("accumulator_dtype float64 needs jax.config.update('jax_enable_x64', True)")
+        raise ValueError(
+            "accumulator_dtype float64 needs jax.config.update('jax_enable_x64', True)"
+        )
 
 
 def check_params(params: Any) -> None:
@@ -150,7 +153,7 @@ def leaves_with_path(tree: Any) -> list[tuple[Any, Any]]:
 
 
 def path_name(path: Any) -> str:
-    """A tree path as users write it, "dense/kernel"; the root of a bare array is "the parameter"."""
+    """A tree path as users write it, "dense/kernel"; that of a bare array is "the parameter"."""
     return jax.tree_util.keystr(path, simple=True, separator="/") or "the parameter"
 
 
