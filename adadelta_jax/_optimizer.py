@@ -146,10 +146,11 @@ def _written_after(new_params: Any, chain_state: Any) -> Any:
 
 
 def _depending_on(other: jax.Array, value: jax.Array) -> jax.Array:
-    """`value`, bit for bit, as a choice between it and `other` that always falls on `value`.
+    """`value`, bit for bit, chosen on a condition on `other` that never holds.
 
     Nothing is below minus infinity. XLA keeps the choice, and with it the order; LLVM, which
-    compiles the pass, drops it, and with it the reading of `other`.
+    compiles the pass, drops it, and with it the reading of `other`. (A bfloat16 NaN stays a NaN,
+    but XLA's CPU backend, which computes in float32, may change its payload.)
     """
     never = jnp.real(lax.stop_gradient(other)) < -jnp.inf
     return jnp.where(never, jnp.zeros_like(value), value)
