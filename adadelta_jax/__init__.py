@@ -1,6 +1,16 @@
 """Adadelta for JAX, as Optax gradient transformations."""
 
+from adadelta_jax._hooks import with_step_hooks
 from adadelta_jax._optimizer import adadelta
+from adadelta_jax._param_groups import carry_over_state, label_by_path, param_groups
 from adadelta_jax._transform import ScaleByAdadeltaState, scale_by_adadelta
 
-__all__ = ["ScaleByAdadeltaState", "adadelta", "scale_by_adadelta"]
+__all__ = [
+    "ScaleByAdadeltaState",
+    "adadelta",
+    "carry_over_state",
+    "label_by_path",
+    "param_groups",
+    "scale_by_adadelta",
+    "with_step_hooks",
+]

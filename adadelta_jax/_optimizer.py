@@ -86,29 +86,36 @@ def adadelta(
     _validation.check_hyperparameters(
         learning_rate=learning_rate, rho=rho, eps=eps, weight_decay=weight_decay
     )
-    decays = not (isinstance(weight_decay, (int, float)) and weight_decay == 0)
-    decay = (
-        optax.add_decayed_weights(weight_decay, weight_decay_mask) if decays else optax.identity()
-    )
     scale = scale_by_adadelta(rho, eps, accumulator_dtype=accumulator_dtype)
-    chain = optax.chain(
-        optax.scale(-1.0) if maximize else optax.identity(),
-        *((scale, decay) if decoupled_weight_decay else (decay, scale)),
-        optax.scale_by_learning_rate(learning_rate),
-    )
+    decays = not (isinstance(weight_decay, (int, float)) and weight_decay == 0)
+
+    def chain(params):
+        decay = optax.identity()
+        if decays:
+            # A mask function gets the parameters: Optax would hand it gradients, None among them.
+            mask = weight_decay_mask(params) if callable(weight_decay_mask) else weight_decay_mask
+            decay = optax.add_decayed_weights(weight_decay, mask)
+        return optax.chain(
+            optax.scale(-1.0) if maximize else optax.identity(),
+            *((scale, decay) if decoupled_weight_decay else (decay, scale)),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+
+    def init_fn(params):
+        return chain(params).init(params)
 
     def update_fn(updates, state, params=None, **extra_args):
         if decays:
             _validation.check_weight_decay_has_params(params)
             _validation.check_gradients(updates, params, "parameters")
         grads = updates
-        updates, state = chain.update(grads, state, params, **extra_args)
+        updates, state = chain(params).update(grads, state, params, **extra_args)
         updates = jax.tree.map(_like_gradient, grads, updates, is_leaf=lambda x: x is None)
         if params is not None:
             state = _written_after(optax.apply_updates(params, updates), state)
         return updates, state
 
-    return optax.GradientTransformationExtraArgs(chain.init, update_fn)
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def _like_gradient(grad, update):
@@ -119,27 +126,32 @@ def _like_gradient(grad, update):
 
 
 def _written_after(new_params: Any, chain_state: Any) -> Any:
-    """The state of the chain, which a compiler for CPUs now writes after `new_params`.
+    """The state of the chain, whose u a compiler for CPUs now writes after `new_params`.
 
-    XLA's CPU backend makes one pass over memory for each result. Where parameters and state are
-    donated, v and u are overwritten while other passes still read them, so it copies them first,
-    unless it knows an order in which each is overwritten after its last use: the parameters, then
-    u, then v. So u is made to depend on the parameters, and v on u.
+    XLA's CPU backend makes one pass over memory for each result: v, from which the others follow,
+    then the parameters and u. Where parameters and state are donated, each is overwritten in place.
+    But the pass that writes the parameters reads the old u, and nothing says that it goes first, so
+    XLA would copy u. Here u is made to depend on the new parameters. Where v is rounded to be
+    stored, the others follow from the old v, and v is made to depend on u.
 
     `new_params` is the expression that the caller is about to evaluate, and costs nothing then.
     Other platforms, on which one pass writes all three, get the state as it is.
     """
 
-    def in_turn(new_params, state):
+    def in_order(new_params, state):
         acc_delta = jax.tree.map(_depending_on, new_params, state.acc_delta)
-        square_avg = jax.tree.map(_depending_on, acc_delta, state.square_avg)
+        square_avg = jax.tree.map(
+            lambda u, v: _depending_on(u, v) if v.dtype.itemsize < 4 else v,
+            acc_delta,
+            state.square_avg,
+        )
         return state._replace(acc_delta=acc_delta, square_avg=square_avg)
 
     def written_after(state):
         if not isinstance(state, ScaleByAdadeltaState):
             return state
         return lax.platform_dependent(
-            new_params, state, cpu=in_turn, default=lambda _, state: state
+            new_params, state, cpu=in_order, default=lambda _, state: state
         )
 
     return tuple(map(written_after, chain_state))
@@ -153,4 +165,4 @@ def _depending_on(other: jax.Array, value: jax.Array) -> jax.Array:
     but XLA's CPU backend, which computes in float32, may change its payload.)
     """
     never = jnp.real(lax.stop_gradient(other)) < -jnp.inf
-    return jnp.where(never, jnp.zeros_like(value), value)
+    return lax.select(never, jnp.zeros_like(value), value)

@@ -2,7 +2,6 @@
 
 import math
 import sys
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,22 +9,30 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
+from adadelta_jax import _accumulators
+
 
 class LeafLayout(NamedTuple):
     """Where a torch tensor goes in a pytree of parameters, and how it is laid out there.
 
-    The leaf is ``flip(tensor.reshape(view).transpose(axes), flip)``, reshaped to the leaf's shape
-    if there is a ``view``. Every layout can be undone.
+    The leaf is ``flip(tensor.reshape(view).transpose(axes), flip)``, in the leaf's shape. Every
+    layout can be undone.
 
     Attributes:
-        path: The leaf's path, "encoder/layers_0/kernel". An NNX variable's "/value" can be left out.
-        axes: The permutation of the tensor's axes, as for `numpy.transpose`; None: none.
-        flip: The axes of the leaf to reverse, after the permutation.
-        torch_shape: The tensor's own shape; needed only with a ``view``.
-        view: The shape in which the tensor is seen before its axes are permuted. A `torch.nn.Linear`
-            of 10 outputs after a flattened (channels, height, width) = (8, 4, 4) is
-            ``LeafLayout("out/kernel", (2, 3, 1, 0), torch_shape=(10, 128), view=(10, 8, 4, 4))``
-            after a flattened (height, width, channels).
+        path: The leaf's path, "encoder/layers_0/kernel", without an NNX variable's "/value".
+        axes: The permutation of the tensor's axes, as for `numpy.transpose`; None: as they are.
+        flip: The axes to reverse after the permutation.
+        torch_shape: The tensor's own shape, needed only with a ``view``.
+        view: The shape in which to see the tensor before the permutation; None: its own.
+
+    Example:
+        The weight of a linear layer behind a flattened image, which torch flattens as (channels,
+        height, width) = (8, 4, 4) and Flax as (height, width, channels):
+
+        >>> from adadelta_jax.torch_interop import LeafLayout
+        >>> layout = LeafLayout(
+        ...     "out/kernel", axes=(2, 3, 1, 0), torch_shape=(10, 128), view=(10, 8, 4, 4)
+        ... )
     """
 
     path: str
@@ -35,80 +42,60 @@ class LeafLayout(NamedTuple):
     view: tuple[int, ...] | None = None
 
 
-def check_layout(name: str, layout: LeafLayout) -> None:
-    """Raise unless the layout that `name` was given can be done and undone."""
-    given = f"the layout of {name}"
+def torch_shape(layout: LeafLayout, leaf_shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The shape of the torch tensor that becomes a leaf of that shape, or None if none does."""
     if (layout.view is None) != (layout.torch_shape is None):
-        raise ValueError(f"{given} must have both view and torch_shape or neither, got {layout}")
-    if layout.view is not None and math.prod(layout.view) != math.prod(layout.torch_shape or ()):
-        raise ValueError(
-            f"{given} must have a view of as many elements as its torch_shape, got {layout}"
-        )
-    if layout.axes is None:
-        return
-    expected = range(len(layout.axes if layout.view is None else layout.view))
-    if sorted(layout.axes) != list(expected):
-        raise ValueError(
-            f"{given} must have axes that are a permutation of {tuple(expected)}, got {layout.axes}"
-        )
+        return None
+    viewed = leaf_shape if layout.view is None else layout.view
+    axes = _axes(layout, len(viewed))
+    if sorted(axes) != list(range(len(viewed))) or not set(layout.flip) <= set(axes):
+        return None
+    if layout.torch_shape is None:
+        return tuple(leaf_shape[axis] for axis in np.argsort(axes))
+    sizes = {math.prod(shape) for shape in (viewed, layout.torch_shape, leaf_shape)}
+    return tuple(layout.torch_shape) if len(sizes) == 1 else None
 
 
-def to_leaf(name: str, array: np.ndarray, layout: LeafLayout, shape: tuple[int, ...]) -> np.ndarray:
-    """`array`, which is torch's tensor `name`, as the leaf of that shape."""
-    expected = torch_shape(layout, shape)
-    if array.shape != expected:
-        raise ValueError(
-            f"{name} has shape {array.shape}, but {layout.path} of shape {shape} "
-            f"needs {expected}"
-        )
-    if layout.view is not None:
-        array = array.reshape(layout.view)
-    return np.flip(array.transpose(layout.axes), layout.flip).reshape(shape)
+def to_leaf(array: np.ndarray, layout: LeafLayout, leaf_shape: tuple[int, ...]) -> np.ndarray:
+    """A torch tensor's `array` as the leaf of that shape, which it fits."""
+    array = array if layout.view is None else array.reshape(layout.view)
+    return np.flip(array.transpose(_axes(layout, array.ndim)), layout.flip).reshape(leaf_shape)
 
 
 def from_leaf(array: np.ndarray, layout: LeafLayout) -> np.ndarray:
-    """The leaf `array` as torch's tensor, in memory of its own and in C order."""
-    shape = torch_shape(layout, array.shape)
+    """The inverse of `to_leaf`, in writable memory of its own and in C order."""
     if layout.view is not None:
-        array = array.reshape(np.empty(layout.view, []).transpose(layout.axes).shape)
-    inverse = None if layout.axes is None else tuple(np.argsort(layout.axes))
-    return np.array(np.flip(array, layout.flip).transpose(inverse).reshape(shape), order="C")
+        axes = _axes(layout, len(layout.view))
+        array = array.reshape([layout.view[axis] for axis in axes])
+    array = np.flip(array, layout.flip).transpose(np.argsort(_axes(layout, array.ndim)))
+    shape = array.shape if layout.torch_shape is None else layout.torch_shape
+    return np.array(array.reshape(shape), order="C")
 
 
-def torch_shape(layout: LeafLayout, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of the torch tensor that becomes a leaf of `shape`."""
-    if layout.torch_shape is not None:
-        if math.prod(layout.torch_shape) != math.prod(shape):
-            raise ValueError(f"{layout.path} has shape {shape}, which does not fit {layout}")
-        return tuple(layout.torch_shape)
-    if layout.axes is None:
-        return tuple(shape)
-    if len(layout.axes) != len(shape):
-        raise ValueError(f"{layout.path} has shape {shape}, which does not fit {layout}")
-    return tuple(shape[layout.axes.index(axis)] for axis in range(len(shape)))
+def _axes(layout: LeafLayout, rank: int) -> tuple[int, ...]:
+    return tuple(range(rank)) if layout.axes is None else layout.axes
 
 
 def read(name: str, value: Any) -> np.ndarray:
-    """A torch tensor or NumPy array, bit for bit, in memory of its own.
+    """A torch tensor or an array as a NumPy array, bit for bit and in memory of its own.
 
-    A tensor's memory is not shared: torch writes to it in place, and JAX takes arrays as constant.
+    Sharing a tensor's memory would let torch, which writes in place, change JAX's constants.
     """
-    try:
-        if hasattr(value, "detach"):
-            value = value.detach().cpu()
-            if str(value.dtype) == "torch.bfloat16":  # NumPy's own dtypes lack it; float32 holds it
-                return value.float().numpy().astype(ml_dtypes.bfloat16)
-            value = value.resolve_conj().resolve_neg().numpy()
-        array = np.array(value, order="C")
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name} cannot be read as an array: {error}") from error
-    if array.dtype.kind in "OSU":
+    if not hasattr(value, "dtype"):
         raise TypeError(f"{name} must be a tensor or an array, got {type(value).__name__}")
-    return array
+    if not hasattr(value, "detach"):
+        return np.array(value, order="C")
+    try:
+        tensor = value.detach().cpu()
+        if str(tensor.dtype) == "torch.bfloat16":  # unknown to NumPy itself; exact in float32
+            return tensor.float().numpy().astype(ml_dtypes.bfloat16)
+        return np.array(tensor.resolve_conj().resolve_neg().numpy(), order="C")
+    except (TypeError, RuntimeError) as error:
+        raise TypeError(f"{name} of dtype {value.dtype} cannot become an array: {error}") from error
 
 
 def write(array: np.ndarray) -> Any:
-    """`array` as a torch tensor where torch is loaded, and as it is elsewhere."""
+    """`array` as a torch tensor if the caller has imported torch, else as it is."""
     torch = sys.modules.get("torch")
     if torch is None:
         return array
@@ -117,28 +104,70 @@ def write(array: np.ndarray) -> Any:
     return torch.from_numpy(array)
 
 
-def cast_for_torch(array: np.ndarray, dtype: Any) -> np.ndarray:
-    """`array` in a parameter's dtype, in which torch keeps its state; no number turns infinite."""
-    if array.dtype == dtype:
-        return array
-    largest = float(jnp.finfo(dtype).max)
-    if float(jnp.finfo(array.dtype).max) > largest and not np.iscomplexobj(array):
-        array = np.where(np.isinf(array), array, np.clip(array, -largest, largest))
-    return array.astype(dtype)
+def read_leaf(what: str, value: Any, layout: LeafLayout, leaf: Any) -> jax.Array:
+    """A tensor as a leaf in its layout, in the tensor's dtype."""
+    return _place(what, _laid_out(what, value, layout, leaf), leaf)
 
 
-def place(name: str, array: np.ndarray, like: Any) -> jax.Array:
-    """`array` as a JAX array of its own dtype, where `like` lies."""
+def read_average(what: str, value: Any, layout: LeafLayout, leaf: Any) -> jax.Array:
+    """A tensor of torch's state as an accumulator of a parameter, in which it loses nothing."""
+    array = _laid_out(what, value, layout, leaf)
+    dtype = _accumulators.storage_dtype(jnp.result_type(leaf), None)
+    if jnp.promote_types(array.dtype, dtype) != dtype:
+        raise ValueError(
+            f"{what} is {array.dtype}, which an accumulator of {dtype} cannot hold: "
+            "pass the params that params_from_torch returns"
+        )
+    return _place(what, array.astype(dtype), leaf)
+
+
+def read_step(what: str, value: Any) -> int:
+    """A step count of torch's state, a number or a tensor, as one that a count can hold."""
+    if hasattr(value, "dtype"):
+        value = read(what, value)
+    try:
+        step = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{what} must be a number, got {value!r}") from None
+    if not step.is_integer() or step < 0:
+        raise ValueError(f"{what} must be a whole number of at least 0, got {step:g}")
+    return min(int(step), jnp.iinfo(jnp.int32).max)
+
+
+def write_average(what: str, accumulator: Any, layout: LeafLayout, leaf: Any) -> np.ndarray:
+    """An accumulator as torch keeps it: in the dtype of its parameter, no number made infinite."""
+    array, dtype = np.asarray(accumulator), jnp.result_type(leaf)
+    if array.shape != jnp.shape(leaf):
+        raise ValueError(f"{what} has shape {array.shape}, but {layout.path} {jnp.shape(leaf)}")
+    largest = jnp.finfo(dtype).max
+    if largest < jnp.finfo(array.dtype).max and not np.iscomplexobj(array):
+        saturated = np.clip(array, None, array.dtype.type(largest))
+        array = np.where(np.isinf(array), array, saturated)
+    return from_leaf(array.astype(dtype), layout)
+
+
+def _laid_out(what: str, value: Any, layout: LeafLayout, leaf: Any) -> np.ndarray:
+    """A tensor in the layout and shape of a leaf of the same kind of numbers."""
+    array, leaf_shape, leaf_dtype = read(what, value), jnp.shape(leaf), jnp.result_type(leaf)
+    expected = torch_shape(layout, leaf_shape)
+    if array.shape != expected:
+        raise ValueError(
+            f"{what} has shape {array.shape}, but {layout.path} of shape {leaf_shape} "
+            f"needs {expected}"
+        )
+    for kind in (jnp.inexact, jnp.complexfloating):
+        if jnp.issubdtype(array.dtype, kind) != jnp.issubdtype(leaf_dtype, kind):
+            raise TypeError(f"{what} is {array.dtype}, but {layout.path} is {leaf_dtype}")
+    return to_leaf(array, layout, leaf_shape)
+
+
+def _place(what: str, array: np.ndarray, like: Any) -> jax.Array:
+    """`array` as a JAX array of its own dtype, where `like` was placed on purpose."""
     if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
         raise ValueError(
-            f"{name} has dtype {array.dtype}, which JAX keeps only after "
+            f"{what} is {array.dtype}, which JAX keeps only after "
             "jax.config.update('jax_enable_x64', True)"
         )
     if isinstance(like, jax.Array) and like.committed:
         return jax.device_put(array, like.sharding)
     return jnp.asarray(array)
-
-
-def is_mapping_with(value: Any, *keys: str) -> bool:
-    """Whether `value` is a dict that has all of `keys`."""
-    return isinstance(value, Mapping) and all(key in value for key in keys)

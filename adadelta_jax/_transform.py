@@ -1,5 +1,6 @@
 """`scale_by_adadelta`: the update rule over a pytree, and its state."""
 
+from functools import partial
 from typing import NamedTuple
 
 import chex
@@ -95,6 +96,9 @@ def scale_by_adadelta(
     _validation.check_hyperparameters(rho=rho, eps=eps)
     _validation.check_accumulator_dtype(accumulator_dtype)
 
+    # Compiled by itself, so that leaves of one shape and dtype are traced once.
+    step = jax.jit(partial(_step, rho=rho, eps=eps))
+
     def init_fn(params):
         _validation.check_params(params)
 
@@ -115,8 +119,8 @@ def scale_by_adadelta(
             if grad is None:
                 deltas.append(None if param is None else jnp.zeros_like(param))
                 continue
-            delta, square_avgs[i], acc_deltas[i] = _step(
-                jnp.asarray(grad), square_avgs[i], acc_deltas[i], rho, eps
+            delta, square_avgs[i], acc_deltas[i] = step(
+                jnp.asarray(grad), square_avgs[i], acc_deltas[i]
             )
             deltas.append(delta)
 
@@ -129,15 +133,15 @@ def scale_by_adadelta(
     return optax.GradientTransformation(init_fn, update_fn)
 
 
-def _step(grad, square_avg, acc_delta, rho, eps):
+def _step(grad, square_avg, acc_delta, *, rho, eps):
     """The update and the new accumulators of one parameter: load, rule, store."""
     dtype = jnp.promote_types(jnp.promote_types(grad.dtype, square_avg.dtype), jnp.float32)
     delta, new_square_avg, new_acc_delta = _rule_on_real_parts(
         grad.astype(dtype),
         _accumulators.load(square_avg, dtype),
         _accumulators.load(acc_delta, dtype),
-        rho,
-        eps,
+        rho=rho,
+        eps=eps,
     )
     return (
         delta.astype(grad.dtype),
@@ -146,11 +150,11 @@ def _step(grad, square_avg, acc_delta, rho, eps):
     )
 
 
-def _rule_on_real_parts(grad, square_avg, acc_delta, rho, eps):
+def _rule_on_real_parts(grad, square_avg, acc_delta, **settings):
     """`update_rule`, in which a complex number is two real ones."""
     arrays = (grad, square_avg, acc_delta)
     if not jnp.iscomplexobj(grad):
-        return update_rule(*arrays, rho=rho, eps=eps)
-    real = update_rule(*map(jnp.real, arrays), rho=rho, eps=eps)
-    imag = update_rule(*map(jnp.imag, arrays), rho=rho, eps=eps)
+        return update_rule(*arrays, **settings)
+    real = update_rule(*map(jnp.real, arrays), **settings)
+    imag = update_rule(*map(jnp.imag, arrays), **settings)
     return tuple(map(lax.complex, real, imag))

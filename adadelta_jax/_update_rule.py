@@ -1,5 +1,7 @@
 """The mathematics of Adadelta: real arrays in, real arrays out."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -18,17 +20,17 @@ def update_rule(
     .. math::
         v &\leftarrow \rho v + (1 - \rho) g^2 \\
         \Delta &= \sqrt{(u + \varepsilon) / (v + \varepsilon)} \, g \\
-        u &\leftarrow \rho u + (1 - \rho) g^2 (u + \varepsilon) / (v + \varepsilon)
+        u &\leftarrow \rho u + (1 - \rho) g^2 / (v + \varepsilon) \cdot (u + \varepsilon)
 
-    with :math:`(1 - \rho) \Delta^2` spelled out in the last line. One root of the quotient rounds
-    less often than the quotient of two roots. The quotients of the last two lines differ in their
-    numerators on purpose: a compiler that evaluates each result in a pass of its own then shares
-    nothing costly between the passes, and so stores nothing between them.
+    where the last product is :math:`(1 - \rho) \Delta^2`. One root of a quotient rounds less often
+    than a quotient of two roots. The two quotients differ on purpose: a compiler that computes each
+    result in a pass of its own then finds nothing costly to share between the passes, and so keeps
+    nothing in memory between them.
 
-    ``g``, ``v`` and ``eps`` are counted in a power of two near the largest of them, which is exact
-    and keeps every square and quotient within the range of the dtype. What is returned for ``v``
-    and ``u`` saturates at the dtype's largest finite number. Where ``v + eps`` is zero, so is the
-    gradient, and the update is zero.
+    Every step stays within the range of the dtype. A gradient whose square would not fit counts as
+    the largest whose square does (1.8e19 in float32), so that v saturates instead of becoming
+    infinite; so does u. An ε of 0 counts as the smallest normal number in ``v + eps``, so that a
+    zero gradient gives a zero update.
 
     Args:
         grad: The gradient g, float32 or float64, of any shape.
@@ -43,44 +45,35 @@ def update_rule(
     Source: Zeiler (2012), arXiv:1212.5701, Algorithm 1.
     """
     dtype = grad.dtype
-    largest = jnp.finfo(dtype).max
+    info = jnp.finfo(dtype)
     one_minus_rho = jnp.asarray(1 - rho, dtype)  # subtracted first: a Python float is a double
     rho, eps = jnp.asarray(rho, dtype), jnp.asarray(eps, dtype)
+    limit = jnp.asarray(math.sqrt(info.max) * (1 - 2**-12), dtype)
 
-    unit, per_unit = _unit(grad, square_avg, eps)
-    g = grad * per_unit
-    v = square_avg * per_unit * per_unit
-    u = acc_delta
-    g_eps = eps * per_unit * per_unit
+    grad = lax.clamp(-limit, grad, limit)
+    weighted_square = one_minus_rho * (grad * grad)
+    square_avg = rho * square_avg + weighted_square
+    u_eps = acc_delta + eps
+    v_eps = square_avg + jnp.maximum(eps, info.tiny)
 
-    v = rho * v + one_minus_rho * (g * g)
-    v_eps = v + g_eps
-    v_eps = jnp.where(v_eps == 0, 1, v_eps)
-    delta = jnp.sqrt((u + eps) / v_eps) * g
-    u = rho * u + one_minus_rho * (g * g) * (u + eps) / v_eps
-
-    return delta, jnp.minimum(v * unit * unit, largest), jnp.minimum(u, largest)
+    scale = _power_of_two_near_inverse_root(v_eps)  # scaling is exact
+    delta = jnp.sqrt(u_eps / (v_eps * scale * scale)) * (grad * scale)
+    acc_delta = rho * acc_delta + weighted_square / v_eps * u_eps
+    return delta, square_avg, lax.min(acc_delta, jnp.full_like(acc_delta, info.max))
 
 
-def _unit(grad: jax.Array, square_avg: jax.Array, eps: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A power of two near the largest of |g|, √v and √ε, and its inverse, for every coordinate.
+def _power_of_two_near_inverse_root(x: jax.Array) -> jax.Array:
+    """The power of two s, for every positive normal x, for which x·s² lies in [2²¹, 2²³).
 
-    It is above |g| / 4 and above 2⁻¹⁴ of the roots, and it and its inverse are normal numbers. It
-    is found on the bit patterns: halving a pattern halves the exponent, so that no root is taken.
-    Differentiation takes it for a constant, as the result of the rule does not depend on it.
+    There x·s² can divide, and s multiply, whatever √x can divide, without leaving the range.
+
+    It is found on the bit pattern: shifted right by one place, the pattern's exponent is halved. To
+    differentiation s is a constant, as what it scales is scaled back.
     """
-    info = jnp.finfo(grad.dtype)
+    info = jnp.finfo(x.dtype)
     integer = jnp.int32 if info.bits == 32 else jnp.int64
-    one = (info.maxexp - 1) << info.nmant  # the pattern of 1.0
-    exponent_step = 1 << info.nmant
-
-    def pattern(x):
-        return lax.bitcast_convert_type(lax.stop_gradient(x), integer)
-
-    root = (pattern(jnp.maximum(square_avg, eps)) >> 1) + (one >> 1)
-    size = jnp.maximum(pattern(jnp.abs(grad)), root - 12 * exponent_step)
-    size = jnp.minimum(size, 2 * one - exponent_step) & -exponent_step
-    return (
-        lax.bitcast_convert_type(size, grad.dtype),
-        lax.bitcast_convert_type(2 * one - size, grad.dtype),
-    )
+    exponent_one = 1 << info.nmant
+    bias = info.maxexp - 1
+    pattern = lax.bitcast_convert_type(lax.stop_gradient(x), integer)
+    half_exponent = (pattern >> 1) & -exponent_one
+    return lax.bitcast_convert_type((bias + bias // 2 + 11) * exponent_one - half_exponent, x.dtype)

@@ -5,12 +5,16 @@ Hyperparameters are checked where they are concrete: inside `jit`, `vmap` or
 """
 
 import math
+import re
+import warnings
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 ACCUMULATOR_DTYPES = ("float32", "float64", "bfloat16", "float16")
 
@@ -153,9 +157,201 @@ def leaves_with_path(tree: Any) -> list[tuple[Any, Any]]:
 
 
 def path_name(path: Any) -> str:
-    """A tree path as users write it, "dense/kernel"; that of a bare array is "the parameter"."""
+    """A tree path as users write it, "dense/kernel"; that of a bare array is "the parameter".
+
+    The array of a Flax variable, as in an NNX state, goes by the name of the variable.
+    """
+    if path and path[-1] == jax.tree_util.GetAttrKey("value"):
+        path = path[:-1]
     return jax.tree_util.keystr(path, simple=True, separator="/") or "the parameter"
 
 
 def _nth_path(tree: Any, index: int) -> str:
     return path_name(leaves_with_path(tree)[index][0])
+
+
+def check_groups(groups: Any, keywords: tuple[str, ...]) -> None:
+    """Raise unless `groups` gives every label a mapping from some of `keywords`, or None."""
+    if not isinstance(groups, Mapping):
+        raise TypeError(f"groups must be a mapping from labels to settings, got {groups!r}")
+    for label, settings in groups.items():
+        if not isinstance(label, str):
+            raise TypeError(f"groups: a label must be a string, got {label!r}")
+        if settings is None:
+            continue
+        if not isinstance(settings, Mapping):
+            raise TypeError(
+                f"group {label!r} must be a mapping of adadelta's keywords to values, "
+                f"or None to freeze it, got {settings!r}"
+            )
+        unknown = [repr(keyword) for keyword in settings if keyword not in keywords]
+        if unknown:
+            raise TypeError(
+                f"group {label!r} has {', '.join(unknown)}, which adadelta does not take: "
+                f"it takes {', '.join(keywords)}"
+            )
+
+
+def check_labels(labels: Any, params: Any, groups: Collection[Any]) -> None:
+    """Raise unless every parameter has the label of a group, and every group a parameter."""
+    labelled = paths_by_label(labels, params, "parameters")
+    for label, paths in labelled.items():
+        if label not in groups:
+            raise ValueError(
+                f"no group for the label {label!r} of {_listed(paths)}: "
+                f"the groups are {_listed(map(repr, groups))}"
+            )
+    for label in groups:
+        if label not in labelled and not _may_hide_parameters(params):
+            raise ValueError(
+                f"group {label!r} has no parameter: "
+                f"the parameters' labels are {_listed(map(repr, labelled))}"
+            )
+
+
+def paths_by_label(labels: Any, tree: Any, tree_name: str) -> dict[str, list[str]]:
+    """The paths of `tree` under each label; raise unless `labels` is a prefix of `tree`."""
+    try:
+        subtrees = jax.tree.structure(labels).flatten_up_to(tree)
+    except ValueError:
+        raise ValueError(_label_difference(labels, tree, tree_name)) from None
+    paths: dict[str, list[str]] = {}
+    for (prefix, label), subtree in zip(jax.tree.leaves_with_path(labels), subtrees, strict=True):
+        if not isinstance(label, str):
+            raise TypeError(f"the label of {path_name(prefix)} must be a string, got {label!r}")
+        for path, _ in leaves_with_path(subtree):
+            paths.setdefault(label, []).append(path_name((*prefix, *path)))
+    return paths
+
+
+def _label_difference(labels: Any, tree: Any, tree_name: str) -> str:
+    label_paths = [path for path, _ in jax.tree.leaves_with_path(labels)]
+    tree_paths = [path for path, _ in leaves_with_path(tree)]
+
+    def is_under(path, prefix):
+        return path[: len(prefix)] == prefix
+
+    missing = [path for path in tree_paths if not any(is_under(path, p) for p in label_paths)]
+    unknown = [path for path in label_paths if not any(is_under(p, path) for p in tree_paths)]
+    reasons = []
+    if missing:
+        reasons.append(f"they lack {_listed(map(path_name, missing))}")
+    if unknown:
+        reasons.append(f"they have {_listed(map(path_name, unknown))}, which the {tree_name} lack")
+    if not reasons:
+        reasons.append(
+            f"they are a {jax.tree.structure(labels)}, the {tree_name} a {jax.tree.structure(tree)}"
+        )
+    return f"the labels do not match the {tree_name}: {' and '.join(reasons)}"
+
+
+def check_rules(rules: Any, default: Any) -> None:
+    """Raise unless `rules` maps regular expressions to labels, and `default` is a label."""
+    if not isinstance(rules, Mapping):
+        raise TypeError(f"rules must map regular expressions to labels, got {rules!r}")
+    if not isinstance(default, str):
+        raise TypeError(f"default must be a label, a string, got {default!r}")
+    for regex, label in rules.items():
+        if not isinstance(regex, str):
+            raise TypeError(f"rules: a regular expression must be a string, got {regex!r}")
+        if not isinstance(label, str):
+            raise TypeError(f"rules: the label of {regex!r} must be a string, got {label!r}")
+        try:
+            re.compile(regex)
+        except re.error as error:
+            raise ValueError(f"rules: {regex!r} is not a regular expression: {error}") from None
+
+
+def check_rules_apply(rules: Any, applied: set[str], params: Any) -> None:
+    """Raise unless every rule is among the `applied` ones, which gave some parameter its label."""
+    if _may_hide_parameters(params):
+        return
+    paths = [path_name(path) for path, _ in leaves_with_path(params)]
+    for regex in rules:
+        if regex in applied:
+            continue
+        if any(re.search(regex, path) for path in paths):
+            raise ValueError(
+                f"rules: {regex!r} only matches parameters that an earlier rule has labelled: "
+                "put the more specific rule first"
+            )
+        raise ValueError(f"rules: {regex!r} matches no parameter: there are {_listed(paths)}")
+
+
+def _may_hide_parameters(tree: Any) -> bool:
+    """Whether a tree can stand for more parameters than it shows, as a masked one does."""
+    nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
+    return not nodes or any(isinstance(node, optax.MaskedNode) for node in nodes)
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names to read in a message: the first eight, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more
+
+
+def check_accumulators_in_common(old: Any, new: Any, held: list[str], params: Any) -> None:
+    """Raise unless an old and a new state, keyed by path, share a parameter.
+
+    `held` names the parameters whose accumulators the old state holds.
+    """
+    if old.keys() & new.keys():
+        return
+    if not held:
+        raise ValueError(
+            "old_state holds no ScaleByAdadeltaState: pass the state of an optimizer made with "
+            "adadelta; a checkpoint is to be restored into the structure of optimizer.init(params)"
+        )
+    names = [path_name(path) for path, _ in jax.tree.leaves_with_path(params)]
+    raise ValueError(
+        f"nothing to carry over: old_state holds accumulators of {_listed(held)}, none of which "
+        f"optimizer keeps for the parameters {_listed(names)}"
+    )
+
+
+def accumulators_fit(path: Any, old: Any, new: Any) -> bool:
+    """Whether the accumulators of a parameter can go on as the new ones; warn if they cannot."""
+
+    def kind(node):
+        return jax.tree.map(lambda x: (jnp.shape(x), jnp.iscomplexobj(x)), node)
+
+    if kind(old) == kind(new):
+        return True
+    description = [str(jax.tree.map(jax.typeof, node[0])) for node in (old, new)]
+    warnings.warn(
+        f"the accumulators of {path_name(path)} start from zero: old_state holds "
+        f"{description[0]}, the parameter needs {description[1]}",
+        stacklevel=3,
+    )
+    return False
+
+
+def check_hook(name: str, hook: Any) -> None:
+    """Raise unless a hook can be called."""
+    if hook is not None and not callable(hook):
+        raise TypeError(f"{name} must be a function (updates, state, params), got {hook!r}")
+
+
+def check_hook_result(name: str, returned: Any, given: Any) -> None:
+    """Raise unless a hook returned a tree like the one that it was given.
+
+    None may take the place of a gradient, but not that of an update, which has to be applied.
+    """
+    noun = "gradient" if name == "pre_step" else "update"
+    returned_leaves, returned_structure = jax.tree.flatten(returned, is_leaf=is_leaf)
+    given_leaves, given_structure = jax.tree.flatten(given, is_leaf=is_leaf)
+    if returned_structure != given_structure:
+        raise ValueError(
+            f"{name} must return a tree like the {noun}s, {given_structure}, or None, "
+            f"got {returned_structure}"
+        )
+    for index, (leaf, expected) in enumerate(zip(returned_leaves, given_leaves, strict=True)):
+        if expected is None or (leaf is None and noun == "gradient"):
+            continue
+        shape = None if leaf is None else jnp.shape(leaf)
+        if shape != jnp.shape(expected):
+            raise ValueError(
+                f"{name} must keep the shapes of the {noun}s: that of {_nth_path(given, index)} "
+                f"is {jnp.shape(expected)}, got {shape}"
+            )

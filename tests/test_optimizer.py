@@ -137,6 +137,20 @@ def test_a_parameter_whose_gradient_is_none_stays(settings, decoupled_weight_dec
         assert np.any(after["kernel"] != before["kernel"])
 
 
+@pytest.mark.parametrize("decoupled_weight_decay", [False, True])
+def test_a_mask_function_is_given_the_parameters_though_a_gradient_is_none(decoupled_weight_decay):
+    optimizer = adadelta(
+        weight_decay=0.1,
+        weight_decay_mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+        decoupled_weight_decay=decoupled_weight_decay,
+    )
+    grads = {"kernel": GRADIENTS[0]["kernel"], "bias": None}
+    params, _ = run(optimizer, gradients=[grads])
+    expected, _ = run(optimizer, gradients=GRADIENTS[:1])
+    np.testing.assert_array_equal(params["bias"], PARAMS["bias"])
+    np.testing.assert_array_equal(params["kernel"], expected["kernel"])
+
+
 def test_it_takes_the_extra_arguments_that_other_optimizers_need():
     optimizer = adadelta()
     assert isinstance(optimizer, optax.GradientTransformationExtraArgs)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from jax.experimental import sparse
 
 from adadelta_jax import adadelta, scale_by_adadelta
@@ -200,3 +201,10 @@ def test_an_error_leaves_the_state_as_it_was():
     with pytest.raises(ValueError, match="has shape"):
         optimizer.update(jax.tree.map(lambda p: p[:1], PARAMS), state, PARAMS)
     jax.tree.map(np.testing.assert_array_equal, state, before)
+
+
+def test_a_parameter_in_an_nnx_state_goes_by_the_name_of_its_variable():
+    state = nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+    grads = jax.tree.map(lambda p: jnp.ones((*p.shape, 1)), state)
+    with pytest.raises(ValueError, match=r"^the gradient of bias has shape \(3, 1\)"):
+        adadelta().update(grads, adadelta().init(state))
