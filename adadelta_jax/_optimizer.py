@@ -1,6 +1,7 @@
 """`adadelta`: the ready-made chain."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -95,6 +96,7 @@ def adadelta(
             # A mask function gets the parameters: Optax would hand it gradients, None among them.
             mask = weight_decay_mask(params) if callable(weight_decay_mask) else weight_decay_mask
             decay = optax.add_decayed_weights(weight_decay, mask)
+            decay = decay if decoupled_weight_decay else _computed_once(decay)
         return optax.chain(
             optax.scale(-1.0) if maximize else optax.identity(),
             *((scale, decay) if decoupled_weight_decay else (decay, scale)),
@@ -123,6 +125,27 @@ def _like_gradient(grad, update):
     if grad is None:
         return jax.tree.map(jnp.zeros_like, update)
     return update.astype(jnp.result_type(grad))
+
+
+def _computed_once(decay: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Coupled weight decay whose result a compiler for CPUs keeps, instead of deriving it anew.
+
+    All three passes of `_written_after` need g + λθ. Left to itself, XLA lets each add it up, and
+    copies θ for those that come after θ is overwritten. It does not repeat a division, though, and
+    so keeps what has been divided by one: as many bytes of scratch as the copy, but fewer to move.
+    """
+
+    def kept(grad):
+        if jnp.iscomplexobj(grad):  # for which division by one is not the identity
+            return grad
+        return grad / jnp.where(_never(grad), 2, 1).astype(grad.dtype)
+
+    def update_fn(updates, state, params=None):
+        updates, state = decay.update(updates, state, params)
+        on_cpu = partial(jax.tree.map, kept)
+        return lax.platform_dependent(updates, cpu=on_cpu, default=lambda same: same), state
+
+    return optax.GradientTransformation(decay.init, update_fn)
 
 
 def _written_after(new_params: Any, chain_state: Any) -> Any:
@@ -160,9 +183,16 @@ def _written_after(new_params: Any, chain_state: Any) -> Any:
 def _depending_on(other: jax.Array, value: jax.Array) -> jax.Array:
     """`value`, bit for bit, chosen on a condition on `other` that never holds.
 
-    Nothing is below minus infinity. XLA keeps the choice, and with it the order; LLVM, which
-    compiles the pass, drops it, and with it the reading of `other`. (A bfloat16 NaN stays a NaN,
-    but XLA's CPU backend, which computes in float32, may change its payload.)
+    (A bfloat16 NaN stays a NaN, but XLA's CPU backend, which computes in float32, may change its
+    payload.)
     """
-    never = jnp.real(lax.stop_gradient(other)) < -jnp.inf
-    return lax.select(never, jnp.zeros_like(value), value)
+    return lax.select(_never(other), jnp.zeros_like(value), value)
+
+
+def _never(x: jax.Array) -> jax.Array:
+    """False everywhere, as nothing is below minus infinity.
+
+    XLA does not know; LLVM, which compiles a pass once XLA has planned it, does, and drops the
+    condition and whatever is read for it alone.
+    """
+    return jnp.real(lax.stop_gradient(x)) < -jnp.inf

@@ -18,6 +18,10 @@
 This module does not import torch: it reads tensors by their own methods, and takes NumPy arrays
 (such as `safetensors.numpy.load_file` gives) wherever it takes tensors. A function that raises has
 changed nothing.
+
+The running statistics of a batch norm are no parameters. A mapping of their own carries them:
+``{"bn.running_mean": "bn/mean", "bn.running_var": "bn/var"}``. Flax's ``momentum`` is one minus
+torch's, and its running variance is that of the batch, torch's n / (n - 1) times that.
 """
 
 import warnings
@@ -103,7 +107,9 @@ def params_from_torch(
         params: The pytree to fill: what it holds is only looked at for shape and sharding, so that
             `jax.ShapeDtypeStruct` will do.
         mapping: Where each tensor goes: from `match_flax_params`, or a dict written by hand from
-            torch names to paths ("encoder/kernel", the same layout), `LeafLayout` or None.
+            torch names to `LeafLayout`, to a path ("encoder/kernel") or to None (left out). A path
+            alone stands for the same layout; that a square weight should have been transposed,
+            nothing can notice.
 
     Returns:
         A pytree like ``params`` with the tensors as JAX arrays, in memory of their own, each of the
@@ -229,7 +235,9 @@ def optimizer_from_torch(
             over a parameter with ``requires_grad=False``; `jax.grad` does not.
 
     Returns:
-        The pair ``(optimizer, opt_state)``; ``opt_state`` is like ``optimizer.init(params)``.
+        The pair ``(optimizer, opt_state)``; ``opt_state`` is like ``optimizer.init(params)``. An
+        `nnx.Optimizer` made with the former takes the latter by ``optimizer.opt_state =
+        nnx.data(jax.tree.structure(optimizer.opt_state).unflatten(jax.tree.leaves(opt_state)))``.
 
     Raises:
         ValueError: If ``optim_state_dict`` is not that of a `torch.optim.Adadelta`, if its groups
@@ -345,8 +353,8 @@ def optimizer_to_torch(
         >>> optim_state_dict["param_groups"][0]["lr"], float(optim_state_dict["state"][0]["step"])
         (0.5, 1.0)
 
-    Source: `torch.optim.Optimizer.load_state_dict <https://docs.pytorch.org/docs/stable/generated/
-    torch.optim.Optimizer.load_state_dict.html>`_.
+    Source: `torch.optim.Optimizer.load_state_dict
+    <https://docs.pytorch.org/docs/stable/generated/torch.optim.Optimizer.load_state_dict.html>`_.
     """
     layouts, leaves = layouts_by_name(mapping, params), leaves_by_path(params)
     states = _adadelta_states(opt_state)
