@@ -227,7 +227,7 @@ def carry_over_state(
     for path in new:
         if path in old and _validation.accumulators_fit(path, old[path], new[path]):
             kept[path] = jax.tree.map(_converted, old[path], new[path])
-    step = jnp.stack([state.count for state in _adadelta_states(old_state)]).max()
+    step = jnp.stack([state.count for state in adadelta_states(old_state)]).max()
 
     def carry_over(node):
         """A node of the new state, with what it and those under it keep of the old state."""
@@ -247,7 +247,7 @@ def carry_over_state(
     return carry_over(new_state)
 
 
-def _adadelta_states(state: optax.OptState) -> list[ScaleByAdadeltaState]:
+def adadelta_states(state: optax.OptState) -> list[ScaleByAdadeltaState]:
     """Every `ScaleByAdadeltaState` in a state, however deep."""
     nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, ScaleByAdadeltaState))
     return [node for node in nodes if isinstance(node, ScaleByAdadeltaState)]
@@ -256,7 +256,7 @@ def _adadelta_states(state: optax.OptState) -> list[ScaleByAdadeltaState]:
 def _accumulators_at(paths: Container[Any], state: optax.OptState) -> dict[Any, tuple[Any, Any]]:
     """The v and u of the parameters at `paths`: the first that a state holds for each."""
     found = {}
-    for node in _adadelta_states(state):
+    for node in adadelta_states(state):
         square_avgs = _nodes_at(paths, node.square_avg)
         acc_deltas = _nodes_at(paths, node.acc_delta)
         for path in square_avgs:
@@ -286,7 +286,7 @@ def _names(state: optax.OptState) -> list[str]:
     """The names of the parameters whose accumulators a state holds."""
     return [
         _validation.path_name(path)
-        for node in _adadelta_states(state)
+        for node in adadelta_states(state)
         for path, _ in jax.tree.leaves_with_path(node.square_avg)
     ]
 

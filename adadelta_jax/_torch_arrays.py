@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 
 from adadelta_jax import _accumulators
@@ -88,7 +87,7 @@ def read(name: str, value: Any) -> np.ndarray:
     try:
         tensor = value.detach().cpu()
         if str(tensor.dtype) == "torch.bfloat16":  # unknown to NumPy itself; exact in float32
-            return tensor.float().numpy().astype(ml_dtypes.bfloat16)
+            return tensor.float().numpy().astype(jnp.bfloat16)
         return np.array(tensor.resolve_conj().resolve_neg().numpy(), order="C")
     except (TypeError, RuntimeError) as error:
         raise TypeError(f"{name} of dtype {value.dtype} cannot become an array: {error}") from error
@@ -99,7 +98,7 @@ def write(array: np.ndarray) -> Any:
     torch = sys.modules.get("torch")
     if torch is None:
         return array
-    if array.dtype == ml_dtypes.bfloat16:
+    if array.dtype == jnp.bfloat16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 
@@ -111,7 +110,8 @@ def read_leaf(what: str, value: Any, layout: LeafLayout, leaf: Any) -> jax.Array
 
 def read_average(what: str, value: Any, layout: LeafLayout, leaf: Any) -> jax.Array:
     """A tensor of torch's state as an accumulator of a parameter, in which it loses nothing."""
-    array = _laid_out(what, value, layout, leaf)
+    advice = " (torch numbers its state, and without param_names mapping must be in its order)"
+    array = _laid_out(what, value, layout, leaf, advice)
     dtype = _accumulators.storage_dtype(jnp.result_type(leaf), None)
     if jnp.promote_types(array.dtype, dtype) != dtype:
         raise ValueError(
@@ -146,14 +146,14 @@ def write_average(what: str, accumulator: Any, layout: LeafLayout, leaf: Any) ->
     return from_leaf(array.astype(dtype), layout)
 
 
-def _laid_out(what: str, value: Any, layout: LeafLayout, leaf: Any) -> np.ndarray:
+def _laid_out(what: str, value: Any, layout: LeafLayout, leaf: Any, advice: str = "") -> np.ndarray:
     """A tensor in the layout and shape of a leaf of the same kind of numbers."""
     array, leaf_shape, leaf_dtype = read(what, value), jnp.shape(leaf), jnp.result_type(leaf)
     expected = torch_shape(layout, leaf_shape)
     if array.shape != expected:
         raise ValueError(
             f"{what} has shape {array.shape}, but {layout.path} of shape {leaf_shape} "
-            f"needs {expected}"
+            f"needs {expected}{advice}"
         )
     for kind in (jnp.inexact, jnp.complexfloating):
         if jnp.issubdtype(array.dtype, kind) != jnp.issubdtype(leaf_dtype, kind):

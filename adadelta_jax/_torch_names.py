@@ -91,36 +91,37 @@ def match_flax_params(
     """
     torch_shapes = _shapes_by_name(torch_names_and_shapes)
     leaf_shapes = {path: jnp.shape(leaf) for path, leaf in leaves_by_path(params).items()}
-    pairs = {} if pairs is None else dict(pairs)
-    _check_torch_names("pairs", pairs, torch_shapes)
+    by_hand = {} if pairs is None else _resolved("pairs", pairs, leaf_shapes)
+    _check_torch_names("pairs", by_hand, torch_shapes)
     _check_torch_names("conv_transpose", conv_transpose or (), torch_shapes)
 
+    paths_by_name = _paths_by_name(leaf_shapes)
     mapping: dict[str, LeafLayout | None] = {}
-    paths: dict[str, list[str]] = {}  # of the leaves with which a name may be paired
-    options: dict[str, list[LeafLayout]] = {}  # that fit, the likeliest first
+    problems, in_doubt = [], []
     for name, shape in torch_shapes.items():
-        target = _target(name, pairs, leaf_shapes)
-        if isinstance(target, list):
-            paths[name] = target
-            layouts = [x for path in target for x in _layouts(name, path, shape, conv_transpose)]
-            options[name] = [x for x in layouts if torch_shape(x, leaf_shapes[x.path]) == shape]
-            target = (options[name] or layouts or [None])[0]
-        mapping[name] = target
-
-    problems = []
-    has_transposed = any(found and found[0].flip for found in options.values())
-    for name, found in options.items():
-        shape, leaves = torch_shapes[name], [f"{path} {leaf_shapes[path]}" for path in paths[name]]
-        if not leaves:
+        candidates = _candidates(name, shape, by_hand, paths_by_name, conv_transpose)
+        if candidates is None:
+            mapping[name] = None
+            continue
+        leaves = {x.path: f"{x.path} {leaf_shapes.get(x.path, '(missing)')}" for x in candidates}
+        fitting = [
+            layout
+            for layout in candidates
+            if layout.path in leaf_shapes and torch_shape(layout, leaf_shapes[layout.path]) == shape
+        ]
+        if not candidates:
             problems.append(f"{name} {shape} has no counterpart")
-        elif not found:
-            problems.append(f"{name} {shape} does not fit {' or '.join(leaves)}")
-        elif len({layout.path for layout in found}) > 1:
-            problems.append(f"{name} {shape} fits each of {', '.join(leaves)}")
-        elif len(found) > 1 and has_transposed and not found[0].flip:
-            problems.append(
-                f"{name} {shape} fits {leaves[0]} as a convolution and as a transposed one"
-            )
+        elif not fitting:
+            problems.append(f"{name} {shape} does not fit {' or '.join(leaves.values())}")
+        elif len({layout.path for layout in fitting}) > 1:
+            problems.append(f"{name} {shape} fits each of {', '.join(leaves.values())}")
+        elif len(fitting) > 1 and not fitting[0].flip:
+            (leaf,) = leaves.values()
+            in_doubt.append(f"{name} {shape} fits {leaf} as a convolution and as a transposed one")
+        mapping[name] = (fitting or candidates or [None])[0]
+
+    if any(layout is not None and layout.flip for layout in mapping.values()):
+        problems += in_doubt
     uses = Counter(layout.path for layout in mapping.values() if layout is not None)
     for path, shape in leaf_shapes.items():
         if uses[path] != 1:
@@ -143,13 +144,7 @@ def is_running_statistic(name: str) -> bool:
 
 def leaves_by_path(params: Any) -> dict[str, Any]:
     """The leaves by the paths that mappings use."""
-    return {leaf_path(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
-
-
-def leaf_path(path: Any) -> str:
-    """A tree path as mappings write it: without the "/value" of an NNX variable."""
-    in_variable = len(path) > 1 and path[-1] == jax.tree_util.GetAttrKey("value")
-    return _validation.path_name(path[:-1] if in_variable else path)
+    return {_validation.path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
 
 
 def layouts_by_name(
@@ -165,19 +160,11 @@ def layouts_by_name(
             f"got {type(mapping).__name__}"
         )
     leaves = leaves_by_path(params)
-    layouts = {}
-    for name, given in mapping.items():
-        layout = LeafLayout(given) if isinstance(given, str) else given
-        if layout is None:
-            continue
-        if not isinstance(layout, LeafLayout):
-            raise TypeError(
-                f"mapping[{name!r}] must be a path, a LeafLayout or None, got {given!r}"
-            )
-        if layout.path not in leaves:
-            layout = layout._replace(path=layout.path.removesuffix("/value"))
-        layouts[name] = layout
-
+    layouts = {
+        name: LeafLayout(entry) if isinstance(entry, str) else entry
+        for name, entry in _resolved("mapping", mapping, leaves).items()
+        if entry is not None
+    }
     uses = Counter(layout.path for layout in layouts.values())
     problems = {
         "params lacks": [path for path in uses if path not in leaves],
@@ -253,7 +240,7 @@ def check_coverage(
 
 def raise_if_any(summary: str, problems: Mapping[str, Iterable[str]]) -> None:
     """Raise a ValueError that lists what is wrong, if anything is."""
-    reasons = [f"{what} {', '.join(names)}" for what, names in problems.items() if names]
+    reasons = [f"{what} {', '.join(map(str, names))}" for what, names in problems.items() if names]
     if reasons:
         raise ValueError(f"{summary}: {'; '.join(reasons)}")
 
@@ -289,33 +276,63 @@ def _prefixes(name: str) -> list[str]:
     return [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
 
 
-def _target(
-    name: str, pairs: Mapping[str, str | LeafLayout | None], leaf_shapes: Mapping[str, Any]
-) -> LeafLayout | list[str] | None:
-    """The layout settled by hand, None for a tensor left out, or else the paths it may have."""
-    for prefix in _prefixes(name):
-        if prefix in pairs:
-            given = pairs[prefix]
-            if given is None or isinstance(given, LeafLayout):
-                return given
-            given = given.removesuffix("/value")
-            if given in leaf_shapes:
-                return [given]
-            return _candidates(given + name[len(prefix) :], leaf_shapes)
-    return None if is_running_statistic(name) else _candidates(name, leaf_shapes)
+def _resolved(
+    argument: str, entries: Mapping[str, Any], leaves: Collection[str]
+) -> dict[str, LeafLayout | str | None]:
+    """Entries written by hand, their paths without an NNX variable's "/value"."""
+
+    def resolve(path):
+        return path if path in leaves else path.removesuffix("/value")
+
+    resolved = {}
+    for name, entry in entries.items():
+        if isinstance(entry, LeafLayout):
+            resolved[name] = entry._replace(path=resolve(entry.path))
+        elif entry is None or isinstance(entry, str):
+            resolved[name] = entry and resolve(entry)
+        else:
+            raise TypeError(
+                f"{argument}[{name!r}] must be a path, a LeafLayout or None, got {entry!r}"
+            )
+    return resolved
 
 
-def _candidates(name: str, leaf_shapes: Mapping[str, Any]) -> list[str]:
-    """The paths whose module has the same name, and whose leaf can be what torch's is called."""
-    module, leaf = _split(name)
-    leaves = _FLAX_WEIGHTS if leaf == "weight" else (leaf,)
-    return [path for path in leaf_shapes if _split(path) in [(module, leaf) for leaf in leaves]]
+def _paths_by_name(paths: Iterable[str]) -> dict[tuple[str, str], list[str]]:
+    """The paths that a torch tensor may have, by its module and what torch calls it there."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for path in paths:
+        module, leaf = _module_and_leaf(path)
+        for name in {leaf, "weight"} if leaf in _FLAX_WEIGHTS else {leaf}:
+            found.setdefault((module, name), []).append(path)
+    return found
 
 
-def _split(name: str) -> tuple[str, str]:
+def _module_and_leaf(name: str) -> tuple[str, str]:
     """A torch name or a path as its module, in one spelling for both, and its last part."""
     *module, leaf = re.split("[./]", name)
     return re.sub(r"(^|_)layers_(?=\d+(_|$))", r"\1", "_".join(module)), leaf
+
+
+def _candidates(
+    name: str,
+    shape: tuple[int, ...],
+    by_hand: Mapping[str, LeafLayout | str | None],
+    paths_by_name: Mapping[tuple[str, str], Sequence[str]],
+    conv_transpose: Collection[str] | None,
+) -> list[LeafLayout] | None:
+    """The layouts that a torch tensor may have, the likeliest first; None if it is left out."""
+    prefix = next((prefix for prefix in _prefixes(name) if prefix in by_hand), None)
+    if prefix is None and is_running_statistic(name):
+        return None
+    given = name if prefix is None else by_hand[prefix]
+    if given is None or isinstance(given, LeafLayout):
+        return given and [given]
+    if prefix == name:
+        paths = [given]
+    else:
+        within = name if prefix is None else given + name[len(prefix) :]
+        paths = paths_by_name.get(_module_and_leaf(within), [])
+    return [layout for path in paths for layout in _layouts(name, path, shape, conv_transpose)]
 
 
 def _layouts(
@@ -323,7 +340,7 @@ def _layouts(
 ) -> list[LeafLayout]:
     """The layouts that a torch tensor of that name and shape may have, the likeliest first."""
     module, _, tensor = name.rpartition(".")
-    if tensor != "weight" or _split(path)[1] != "kernel" or len(shape) < 2:
+    if tensor != "weight" or _module_and_leaf(path)[1] != "kernel" or len(shape) < 2:
         return [LeafLayout(path)]
     spatial = tuple(range(2, len(shape)))
     plain = LeafLayout(path, (*spatial, 1, 0))

@@ -34,7 +34,7 @@ import numpy as np
 import optax
 
 from adadelta_jax._optimizer import adadelta
-from adadelta_jax._param_groups import carry_over_state
+from adadelta_jax._param_groups import adadelta_states, carry_over_state
 from adadelta_jax._param_groups import param_groups as partition_into_groups
 from adadelta_jax._torch_arrays import (
     LeafLayout,
@@ -51,13 +51,13 @@ from adadelta_jax._torch_names import (
     check_groups,
     is_running_statistic,
     layouts_by_name,
-    leaf_path,
     leaves_by_path,
     match_flax_params,
     names_in_groups,
     raise_if_any,
 )
 from adadelta_jax._transform import ScaleByAdadeltaState
+from adadelta_jax._validation import path_name
 
 __all__ = [
     "LeafLayout",
@@ -357,7 +357,7 @@ def optimizer_to_torch(
     <https://docs.pytorch.org/docs/stable/generated/torch.optim.Optimizer.load_state_dict.html>`_.
     """
     layouts, leaves = layouts_by_name(mapping, params), leaves_by_path(params)
-    states = _adadelta_states(opt_state)
+    states = adadelta_states(opt_state)
     entries = _entries_for_torch(states, layouts, leaves)
     if param_groups is None and len(states) > 1:
         raise ValueError(
@@ -390,7 +390,7 @@ def _warn_of_nan(arrays: Mapping[str, jax.Array]) -> None:
 def _tree_of(values: Mapping[str, Any], layouts: Mapping[str, LeafLayout], params: Any) -> Any:
     """The values of torch names as a tree like `params`, None where there is no value."""
     by_path = {layouts[name].path: value for name, value in values.items()}
-    return jax.tree.map_with_path(lambda path, _: by_path.get(leaf_path(path)), params)
+    return jax.tree.map_with_path(lambda path, _: by_path.get(path_name(path)), params)
 
 
 def _labelling(labels: Mapping[str, str]) -> Callable[[Any], Any]:
@@ -401,7 +401,7 @@ def _labelling(labels: Mapping[str, str]) -> Callable[[Any], Any]:
     """
 
     def label(path, _):
-        return labels.get(leaf_path(path), "unknown to the torch optimizer")
+        return labels.get(path_name(path), "unknown to the torch optimizer")
 
     return lambda tree: jax.tree.map_with_path(label, tree, is_leaf=lambda node: node is None)
 
@@ -463,12 +463,6 @@ def _entries_by_name(
             },
         )
     return entries
-
-
-def _adadelta_states(opt_state: optax.OptState) -> list[ScaleByAdadeltaState]:
-    """Every `ScaleByAdadeltaState` in a state, however deep."""
-    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, ScaleByAdadeltaState))
-    return [node for node in nodes if isinstance(node, ScaleByAdadeltaState)]
 
 
 def _entries_for_torch(

@@ -35,11 +35,18 @@ def test_every_link_within_the_project_leads_somewhere(document):
             assert (document.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("name", adadelta_jax.__all__)
-def test_a_public_name_is_documented_with_an_example(name):
-    documented = getattr(adadelta_jax, name)
+PUBLIC = [
+    documented
+    for module in (adadelta_jax, adadelta_jax.torch_interop)
+    for documented in (getattr(module, name) for name in module.__all__)
+    if not inspect.ismodule(documented)
+]
+
+
+@pytest.mark.parametrize("documented", PUBLIC, ids=lambda documented: documented.__name__)
+def test_a_public_name_is_documented_with_an_example(documented):
     text = inspect.getdoc(documented)
-    if name == "ScaleByAdadeltaState":
+    if inspect.isclass(documented):
         assert all(f"{field}: " in text for field in documented._fields)
         return
     for section in ("Args:", "Returns:", "Raises:", "Example:", "Source:"):

@@ -100,6 +100,32 @@ def test_a_bare_array_is_called_the_parameter():
     assert optimizer_to_torch(state, params, {"w": "the parameter"})["state"] == {}
 
 
+def test_a_tree_with_running_statistics_goes_on_where_they_are_frozen():
+    norm = torch.nn.BatchNorm1d(3)
+    norm.weight.requires_grad_(False)
+    optimizer = torch.optim.Adadelta(norm.parameters())
+    norm(torch.randn(5, 3)).square().sum().backward()
+    optimizer.step()
+    mapping = {
+        "weight": "params/scale",
+        "bias": "params/bias",
+        "running_mean": "batch_stats/mean",
+        "running_var": "batch_stats/var",
+    }
+    zeros = jnp.zeros(3)
+    variables = {
+        "params": {"scale": zeros, "bias": zeros},
+        "batch_stats": {"mean": zeros, "var": zeros},
+    }
+    variables = params_from_torch(norm.state_dict(), variables, mapping)
+    np.testing.assert_array_equal(variables["batch_stats"]["var"], norm.running_var)
+    frozen = ["weight", "running_mean", "running_var"]
+    _, opt_state = optimizer_from_torch(optimizer.state_dict(), variables, mapping, frozen=frozen)
+    back = optimizer_to_torch(opt_state, variables, mapping)
+    assert back["param_groups"][0]["param_names"] == ["weight", "bias"]
+    assert torch.equal(back["state"][1]["square_avg"], optimizer.state[norm.bias]["square_avg"])
+
+
 def test_none_leaves_a_tensor_out_of_the_model_and_of_the_optimizer():
     tied = torch.nn.Parameter(torch.ones(2))
     model_state = {"embed.weight": tied, "head.weight": tied}

@@ -157,7 +157,8 @@ UNMATCHED = "the torch optimizer's groups and mapping do not match: "
         (
             lambda state: entry(state).update(square_avg=torch.ones(3, 2)),
             ValueError,
-            "square_avg of fc.weight has shape (3, 2), but fc/kernel of shape (3, 2) needs (2, 3)",
+            "square_avg of fc.weight has shape (3, 2), but fc/kernel of shape (3, 2) needs (2, 3) "
+            "(torch numbers its state, and without param_names mapping must be in its order)",
         ),
         (
             lambda state: entry(state).update(square_avg=torch.ones(2, 3).double()),

@@ -207,6 +207,21 @@ def test_hand_given_names_that_do_not_exist_are_refused():
         match_flax_params(names, params, pairs={"fc": "Dense_0"})
 
 
+def test_a_layout_given_by_hand_that_does_not_fit_is_refused():
+    names, params = {"fc.weight": (3, 2), "out.weight": (3,)}, tree(fc__kernel=(2, 3), w=(3,))
+    pairs = {"fc.weight": LeafLayout("fc/kernel"), "out.weight": "nowhere"}
+    with pytest.raises(ValueError, match="do not pair up") as error:
+        match_flax_params(names, params, pairs=pairs)
+    assert message(error) == [
+        "fc.weight (3, 2) does not fit fc/kernel (2, 3)",
+        "out.weight (3,) does not fit nowhere (missing)",
+        "w (3,) has no counterpart",
+    ]
+    with pytest.raises(TypeError) as error:
+        match_flax_params(names, params, pairs={"fc": 1})
+    assert str(error.value) == "pairs['fc'] must be a path, a LeafLayout or None, got 1"
+
+
 @pytest.mark.parametrize("names", [torch.nn.Linear(2, 3), ["fc.weight"], {"fc.weight": 3}, None])
 def test_names_without_shapes_are_refused(names):
     with pytest.raises(TypeError, match=r"^torch_names_and_shapes must be a state_dict"):

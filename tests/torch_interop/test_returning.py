@@ -1,5 +1,7 @@
 """What goes back to torch: which states are understood, which groups it can return to."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,6 +71,27 @@ def test_the_averages_are_found_wherever_they_stand(optimizer):
         assert optim_state["state"][index]["step"].dtype == torch.float32
         np.testing.assert_array_equal(optim_state["state"][index]["square_avg"], expected)
     assert_loads_and_steps(optim_state)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_averages_in_half_precision_go_back_in_the_dtype_of_the_parameters(dtype):
+    state = stepped(adadelta(accumulator_dtype=dtype))
+    optim_state = optimizer_to_torch(state, PARAMS, MAPPING)
+    for index, expected in averages().items():
+        square_avg = optim_state["state"][index]["square_avg"]
+        assert square_avg.dtype == torch.float32
+        np.testing.assert_allclose(square_avg, expected, rtol=2**-7)
+    assert_loads_and_steps(optim_state)
+
+
+def test_where_torch_is_not_loaded_the_tensors_are_arrays(monkeypatch):
+    state = stepped(adadelta())
+    with monkeypatch.context() as patch:
+        patch.delitem(sys.modules, "torch")
+        optim_state = optimizer_to_torch(state, PARAMS, MAPPING)
+    for index, expected in averages().items():
+        assert type(optim_state["state"][index]["step"]) is np.ndarray
+        np.testing.assert_array_equal(optim_state["state"][index]["square_avg"], expected)
 
 
 def test_without_groups_there_is_one_with_torchs_defaults():

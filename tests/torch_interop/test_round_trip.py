@@ -159,6 +159,16 @@ def test_nothing_shares_memory_with_torch_or_jax():
     jax.tree.map(np.testing.assert_array_equal, (params, opt_state), before)
 
 
+def test_parameters_that_were_placed_share_no_memory_with_torch_either():
+    mesh = jax.sharding.Mesh(jax.devices()[:1], "data")
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    tensor = torch.zeros(1024)  # aligned as JAX wants it, in the layout of its leaf
+    template = jax.device_put({"w": jnp.zeros(1024)}, sharding)
+    params = params_from_torch({"w": tensor}, template, {"w": "w"})
+    tensor.fill_(7.0)
+    np.testing.assert_array_equal(params["w"], np.zeros(1024))
+
+
 def test_state_too_large_for_half_precision_saturates():
     params = {"w": jnp.zeros(2, jnp.float16)}
     state = adadelta().init(params)

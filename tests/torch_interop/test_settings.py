@@ -143,6 +143,22 @@ def test_several_groups_keep_their_settings(named):
     assert_goes_on_alike(parameters, optimizer)
 
 
+def test_several_groups_pass_over_a_missing_gradient_without_the_parameters():
+    parameters = torch_parameters()
+    tensors = list(parameters.values())
+    optimizer = torch.optim.Adadelta([{"params": tensors[:1]}, {"params": tensors[1:], "lr": 0.5}])
+    step_torch(parameters, optimizer, gradients(3))
+    here, opt_state = optimizer_from_torch(optimizer.state_dict(), as_params(parameters), MAPPING)
+    (grad,) = gradients(1, seed=1)
+    grads = as_params(grad) | {"b": None}
+    updates, _ = here.update(grads, opt_state)
+    before = parameters["first"].detach().clone()
+    step_torch(parameters, optimizer, [{name: grad[name] for name in ("first", "third")}])
+    np.testing.assert_array_equal(updates["b"], np.zeros(4))
+    change = (parameters["first"].detach() - before).T
+    np.testing.assert_allclose(updates["a"]["kernel"], change, rtol=1e-9)
+
+
 def test_groups_in_another_order_are_found_by_their_names():
     parameters = torch_parameters()
     entries = list(parameters.items())
