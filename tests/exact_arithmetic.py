@@ -1,46 +1,55 @@
-"""Adadelta's step in more digits than any dtype holds, and the distance from it."""
+"""One step of Adadelta in arithmetic far more exact than the dtype's, and errors measured in it."""
+
+from typing import NamedTuple
 
 import mpmath
 import numpy as np
 
-# 64 bits of mantissa on x86; elsewhere `long double` may be a double, and mpmath takes its place.
-HAS_LONG_DOUBLE = np.finfo(np.longdouble).nmant >= 63
+# On x86 a long double has 64 bits of significand, 40 more than float32; elsewhere it may have no
+# more than float64. mpmath has as many as asked for, and takes some hundred times longer.
+LONG_DOUBLE_SUFFICES = np.finfo(np.longdouble).nmant >= 63
+MPMATH = mpmath.mp.clone()
+MPMATH.prec = 200
+
+_to_mpmath = np.frompyfunc(lambda x: MPMATH.mpf(float(x)), 1, 1)
+_mpmath_sqrt = np.frompyfunc(MPMATH.sqrt, 1, 1)
 
 
-def exact_step(grad, square_avg, acc_delta, rho, eps, digits=None):
-    """Δ, v and u after one step; `rho` and `eps` are the doubles that Python means by them.
+class Step(NamedTuple):
+    """What the update rule returns."""
 
-    With `digits`, in mpmath with so many decimal digits, one coordinate after the other; otherwise
-    in long doubles, whose range is wide enough for the square of every float32.
-    """
-    if digits is None and HAS_LONG_DOUBLE:
-        g, v, u = (x.astype(np.longdouble) for x in (grad, square_avg, acc_delta))
-        return _step(g, v, u, np.longdouble(rho), np.longdouble(eps), np.sqrt)
-    with mpmath.workdps(digits or 40):
-        coordinates = [
-            _step(
-                *(mpmath.mpf(float(x)) for x in each), mpmath.mpf(rho), mpmath.mpf(eps), mpmath.sqrt
-            )
-            for each in zip(grad, square_avg, acc_delta, strict=True)
-        ]
-    return tuple(np.array(column, object) for column in zip(*coordinates, strict=True))
+    delta: np.ndarray
+    square_avg: np.ndarray
+    acc_delta: np.ndarray
 
 
-def _step(g, v, u, rho, eps, sqrt):
+def exact_step(grad, square_avg, acc_delta, rho, eps, in_mpmath=False):
+    """The result that the update rule documents, with `rho` and `eps` the very numbers given."""
+    least_eps = max(eps, float(np.finfo(grad.dtype).tiny))
+    in_mpmath = in_mpmath or grad.dtype != np.float32 or not LONG_DOUBLE_SUFFICES
+    real, sqrt = (_to_mpmath, _mpmath_sqrt) if in_mpmath else (np.longdouble, np.sqrt)
+    g, v, u = real(saturated(grad)), real(square_avg), real(acc_delta)
+    rho, eps, least_eps = real(rho), real(eps), real(least_eps)
     v = rho * v + (1 - rho) * g**2
-    delta = sqrt((u + eps) / (v + eps)) * g
-    return delta, v, rho * u + (1 - rho) * delta**2
+    delta = sqrt(u + eps) / sqrt(v + least_eps) * g
+    return Step(delta, v, rho * u + (1 - rho) * delta**2)
 
 
-def units_in_the_last_place(result, exact):
-    """How far `result` is from `exact`, in spacings of its dtype there, where both are normal."""
-    dtype = result.dtype
-    size = np.abs(exact).astype(dtype)
-    normal = (size >= np.finfo(dtype).tiny) & (size < np.finfo(dtype).max)
-    wide = exact.dtype if exact.dtype == object else np.longdouble
-    if wide is object or exact.dtype == object:
-        result = np.array([mpmath.mpf(float(x)) for x in result], object)
-    with np.errstate(over="ignore"):
-        spacing = np.spacing(size)
-    error = np.abs(result - exact) / spacing
-    return error[normal].astype(np.float64)
+def saturated(grad):
+    """The gradient as the rule counts it: its square stays 2⁻¹¹ below the largest number."""
+    limit = np.asarray(np.sqrt(float(np.finfo(grad.dtype).max)) * (1 - 2**-12), grad.dtype)
+    return np.clip(grad, -limit, limit)
+
+
+def is_normal(exact, dtype):
+    """Where an exact value lies among the normal numbers of `dtype`."""
+    info = np.finfo(dtype)
+    return ((np.abs(exact) >= info.tiny) & (np.abs(exact) <= info.max)).astype(bool)
+
+
+def errors_in_ulps(actual, exact, dtype):
+    """How far `actual` is from `exact`, in units in the last place of the exact value."""
+    exponents = np.frexp(np.abs(exact).astype(np.longdouble))[1] - 1
+    ulps = np.ldexp(np.longdouble(1), exponents - np.finfo(dtype).nmant)
+    real = _to_mpmath if exact.dtype == object else np.longdouble
+    return np.abs(real(np.asarray(actual)) - exact).astype(np.longdouble) / ulps

@@ -1,70 +1,114 @@
-"""That Optax's own tests of adadelta pass with this one, those that Optax skips for its own too."""
+"""Optax's own tests of its Adadelta, run on this package's, with none of them skipped."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[1]
+from adadelta_jax import adadelta
+from tests.optax_own_tests import MODULES
+
+# How many cases of Adadelta Optax 0.2.8 has in each module; a later Optax may have more.
+CASES = dict(zip(MODULES, (32, 3, 1), strict=True))
+STEPS = 10_000  # those of Optax's test_optimization
+TOLERANCE = 3e-2  # its relative and absolute tolerance
+ROSENBROCK_CASES = [
+    (settings, dtype)
+    for settings in ({"learning_rate": 0.1}, {})
+    for dtype in ("float32", "complex64")
+]
 
 
-@pytest.fixture(scope="module")
-def cases():
-    """Name and outcome of every case that concerns adadelta."""
-    result = subprocess.run(
-        [sys.executable, "-m", "tests.run_optax_tests"],
-        cwd=ROOT,
+def run_in_an_interpreter_of_its_own(module):
+    """What became of each case; absl makes the cases at import, and JAX its devices once."""
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.optax_own_tests", module],
+        cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=300,
     )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout.splitlines()[-1])
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
 
 
-def torch_after_10_000_steps(settings, dtype):
-    """Where torch's Adadelta ends on the Rosenbrock function of Optax's tests."""
-    a = 1 + 1j if dtype.is_complex else 1.0
-    params = torch.zeros(2, dtype=dtype, requires_grad=True)
-    optimizer = torch.optim.Adadelta([params], foreach=False, **settings)
-    for _ in range(10_000):
-        optimizer.zero_grad()
-        first, second = a - params[0], params[1] - params[0] ** 2
-        ((first * first.conj()).real + 100 * (second * second.conj()).real).backward()
-        optimizer.step()
-    return params.detach().numpy(), np.array([a, a**2])
-
-
-def has_converged(settings, dtype):
-    return np.allclose(*torch_after_10_000_steps(settings, dtype), rtol=3e-2, atol=3e-2)
-
-
-def test_every_case_passes_save_where_torch_has_not_converged_either(cases):
-    not_passed = [case for case in cases if case["outcome"] != "passed"]
-    exceptions = {
-        (str(ours), dtype)
-        for ours, torchs in (({"learning_rate": 0.1}, {"lr": 0.1}), ({}, {}))
-        for dtype in ("float32", "complex64")
-        if not has_converged(torchs, getattr(torch, dtype))
+@pytest.mark.parametrize("module", MODULES)
+def test_every_case_passes_except_a_minimum_that_torch_does_not_reach_either(module):
+    outcomes = run_in_an_interpreter_of_its_own(module)
+    assert len(outcomes) >= CASES[module]
+    unexcused = {
+        case: reason
+        for case, reason in outcomes.items()
+        if reason is not None
+        and not ("Not equal to tolerance" in reason and torch_misses_the_minimum_too(case))
     }
-    for case in not_passed:
-        assert "rosenbrock" in case["name"], case
-        assert "Not equal to tolerance" in case["outcome"], case
-        assert any(
-            settings in case["name"] and dtype in case["name"] for settings, dtype in exceptions
-        )
-    assert len(not_passed) <= len(exceptions)
+    assert not unexcused, "\n".join(f"{case}: {reason}" for case, reason in unexcused.items())
 
 
-def test_the_cases_that_optax_skips_are_among_those_that_pass(cases):
-    assert len(cases) >= 36
-    passed = [case["name"] for case in cases if case["outcome"] == "passed"]
-    assert any("complex" in name and "parabola" in name for name in passed)
-    assert any("opt_kwargs={}" in name and "parabola" in name for name in passed)
-    assert not [case for case in cases if case["outcome"].startswith("skipped")]
-    for test in ("ShardingTest", "AliasTest", "TransformTest"):
-        assert any(test in name for name in passed)
+def torch_misses_the_minimum_too(case):
+    """Whether torch ends outside Optax's tolerance in this case of minimizing Rosenbrock's."""
+    for settings, dtype in ROSENBROCK_CASES:
+        if re.search(
+            rf"test_optimization.*{re.escape(f'opt_kwargs={settings!r}')}.*rosenbrock.*{dtype}",
+            case,
+        ):
+            a = minimum(dtype)
+            end = minimize_with_torch(settings, dtype)
+            return not np.allclose(end, [a, a**2], rtol=TOLERANCE, atol=TOLERANCE)
+    return False
+
+
+@pytest.mark.parametrize(("settings", "dtype"), ROSENBROCK_CASES)
+def test_minimizing_rosenbrock_s_function_ends_where_torch_ends(settings, dtype):
+    # Measured: at most 3e-4 apart; torch's own float32 and float64 runs end 6e-4 apart.
+    np.testing.assert_allclose(
+        minimize(settings, dtype), minimize_with_torch(settings, dtype), rtol=0, atol=1e-3
+    )
+
+
+def minimum(dtype):
+    """Optax's a: Rosenbrock's function is least at (a, a²)."""
+    return 1 + 1j if dtype == "complex64" else 1.0
+
+
+def rosenbrock_gradient(params, a):
+    """The gradient of |a - x|² + 100 |y - x²|², as torch gives it: conjugated for `jax.grad`."""
+    x, y = params
+    rise = y - x**2
+    return 2 * (x - a) - 400 * x.conj() * rise, 200 * rise
+
+
+def minimize(settings, dtype):
+    """Where `adadelta` has come to after 10,000 steps from Optax's start."""
+    optimizer = adadelta(**settings)
+    a = minimum(dtype)
+
+    def step(carry, _):
+        params, state = carry
+        grads = jnp.stack(rosenbrock_gradient(params, a))
+        updates, state = optimizer.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    params = jnp.zeros(2, dtype)
+    start = params, optimizer.init(params)
+    return jax.jit(lambda: jax.lax.scan(step, start, None, STEPS))()[0][0]
+
+
+def minimize_with_torch(settings, dtype):
+    """Where torch's Adadelta has come to after 10,000 steps from the same start."""
+    params = torch.zeros(2, dtype=getattr(torch, dtype))
+    renamed = {"lr": settings["learning_rate"]} if settings else {}
+    optimizer = torch.optim.Adadelta([params], rho=0.9, eps=1e-6, foreach=False, **renamed)
+    a = minimum(dtype)
+    for _ in range(STEPS):
+        params.grad = torch.stack(rosenbrock_gradient(params, a))
+        optimizer.step()
+    return params.numpy()
