@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types wheel clean
+.PHONY: help demo test lint types wheel benchmarks clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,6 +23,13 @@ lint: $(VENV)/installed-dev  ## check style and formatting
 
 types: $(VENV)/installed-dev  ## check types
 	$(BIN)/pyright
+
+benchmarks: $(VENV)/installed-benchmarks  ## measure speed and memory against the peers (half an hour)
+	mkdir -p benchmarks/results
+	for name in step_time train_step memory compile_time; do \
+		$(BIN)/python benchmarks/$$name.py --json benchmarks/results/$$name.json \
+			--plot docs/images/$$name.png || exit 1; \
+	done
 
 wheel: $(VENV)/installed-dev  ## build the wheel, install it into an empty environment and import it
 	rm -rf dist build/empty-environment

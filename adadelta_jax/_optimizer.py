@@ -136,7 +136,8 @@ def _computed_once(decay: optax.GradientTransformation) -> optax.GradientTransfo
     """
 
     def kept(grad):
-        if jnp.iscomplexobj(grad):  # for which division by one is not the identity
+        # Division by one is no identity in complex numbers, and half precision is kept in float32.
+        if jnp.iscomplexobj(grad) or grad.dtype.itemsize < 4:
             return grad
         return grad / jnp.where(_never(grad), 2, 1).astype(grad.dtype)
 

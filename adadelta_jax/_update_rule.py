@@ -27,10 +27,10 @@ def update_rule(
     result in a pass of its own then finds nothing costly to share between the passes, and so keeps
     nothing in memory between them.
 
-    Every step stays within the range of the dtype. A gradient whose square would not fit counts as
-    the largest whose square does (1.8e19 in float32), so that v saturates instead of becoming
-    infinite; so does u. An ε of 0 counts as the smallest normal number in ``v + eps``, so that a
-    zero gradient gives a zero update.
+    Every step stays within the range of the dtype. A gradient whose square would not fit, an
+    infinite one too, counts as the largest whose square does (1.8e19 in float32), so that v
+    saturates instead of becoming infinite; so does u. An ε of 0 counts as the smallest normal
+    number in ``v + eps``, so that a zero gradient gives a zero update.
 
     Args:
         grad: The gradient g, float32 or float64, of any shape.
@@ -48,9 +48,10 @@ def update_rule(
     info = jnp.finfo(dtype)
     one_minus_rho = jnp.asarray(1 - rho, dtype)  # subtracted first: a Python float is a double
     rho, eps = jnp.asarray(rho, dtype), jnp.asarray(eps, dtype)
-    limit = jnp.asarray(math.sqrt(info.max) * (1 - 2**-12), dtype)
+    limit = math.sqrt(info.max) * (1 - 2**-12)
 
-    grad = lax.clamp(-limit, grad, limit)
+    # A minimum and a maximum compile faster than the `lax.clamp` that says the same.
+    grad = lax.max(lax.min(grad, jnp.full_like(grad, limit)), jnp.full_like(grad, -limit))
     weighted_square = one_minus_rho * (grad * grad)
     square_avg = rho * square_avg + weighted_square
     u_eps = acc_delta + eps
@@ -68,12 +69,12 @@ def _power_of_two_near_inverse_root(x: jax.Array) -> jax.Array:
     There x·s² can divide, and s multiply, whatever √x can divide, without leaving the range.
 
     It is found on the bit pattern: shifted right by one place, the pattern's exponent is halved. To
-    differentiation s is a constant, as what it scales is scaled back.
+    differentiation a bit pattern is a constant, and so is s; what it scales is scaled back.
     """
     info = jnp.finfo(x.dtype)
     integer = jnp.int32 if info.bits == 32 else jnp.int64
     exponent_one = 1 << info.nmant
     bias = info.maxexp - 1
-    pattern = lax.bitcast_convert_type(lax.stop_gradient(x), integer)
+    pattern = lax.bitcast_convert_type(x, integer)
     half_exponent = (pattern >> 1) & -exponent_one
     return lax.bitcast_convert_type((bias + bias // 2 + 11) * exponent_one - half_exponent, x.dtype)

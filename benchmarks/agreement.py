@@ -11,31 +11,32 @@ def check(
     params_of: Mapping[str, Sequence[np.ndarray]],
     expected: Sequence[np.ndarray],
     start: Sequence[np.ndarray],
-    tolerance: float,
+    tolerances: Mapping[str, float],
 ) -> dict[str, float]:
-    """How far every contender's parameters are from the expected ones; an error where it is too far.
+    """How far every contender is from the expected parameters; an error where that is too far.
 
     Args:
         params_of: By contender, its parameters after some steps.
         expected: What they should be.
         start: What they were before those steps.
-        tolerance: The largest deviation to accept.
+        tolerances: By contender, the largest deviation to accept.
 
     Returns:
         By contender, its deviation: the largest difference in a leaf, divided by the largest change
         that the steps made to that leaf; of the worst leaf.
 
     Raises:
-        ArithmeticError: If a deviation is above `tolerance`, or not a number.
+        ArithmeticError: If a deviation is above its tolerance, or not a number.
     """
     deviations = {}
     for name, params in params_of.items():
         leaves = zip(params, expected, start, strict=True)
-        deviations[name] = max(_deviation_of_leaf(*leaf) for leaf in leaves)
-        if not deviations[name] <= tolerance:
+        # NumPy's maximum, unlike Python's, is NaN if any of them is.
+        deviations[name] = float(np.max([_deviation_of_leaf(*leaf) for leaf in leaves]))
+        if not deviations[name] <= tolerances[name]:
             raise ArithmeticError(
                 f"{name} computed other numbers: they deviate by {deviations[name]:.2g}, "
-                f"and at most {tolerance:.2g} is accepted"
+                f"and at most {tolerances[name]:.2g} is accepted"
             )
     return deviations
 
@@ -43,7 +44,7 @@ def check(
 def _deviation_of_leaf(actual: np.ndarray, expected: np.ndarray, start: np.ndarray) -> float:
     difference = change = 0.0
     for a, e, s in _chunks(actual, expected, start):
-        difference = np.maximum(difference, np.max(np.abs(a - e)))  # a NaN stays one
+        difference = np.maximum(difference, np.max(np.abs(a - e)))
         change = np.maximum(change, np.max(np.abs(e - s)))
     return float(difference / change)
 

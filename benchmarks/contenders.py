@@ -5,6 +5,7 @@ parameters at that moment. All start from the same parameters and share one set 
 """
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -12,12 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-
-import adadelta_jax
 from reporting import cores
 
+import adadelta_jax
+
 RHO, EPS = 0.9, 1e-6
-TORCH_COMPILE_LEAVES = 16  # above, compiling takes minutes
 
 
 class Contender(Protocol):
@@ -49,6 +49,10 @@ class JaxContender:
     def leaves(self) -> Sequence[np.ndarray]:
         """The parameters, as they are now."""
         return [np.asarray(leaf) for leaf in jax.tree.leaves(self.params)]
+
+    def parameters(self) -> int:
+        """How many parameters there are."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
 
     def compiled(self) -> jax.stages.Compiled:
         """The compiled step, to be asked about its memory."""
@@ -109,6 +113,7 @@ class TorchContender:
         compiled: bool = False,
     ):
         """Copy `params`; share `grads`."""
+        os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # compile anew, as JAX does
         import torch
 
         torch.set_num_threads(cores())  # as many as XLA takes
@@ -118,7 +123,11 @@ class TorchContender:
         self.optimizer = torch.optim.Adadelta(
             self.params, lr=1.0, rho=RHO, eps=EPS, weight_decay=weight_decay, foreach=foreach
         )
-        self.step = torch.compile(self.optimizer.step) if compiled else self.optimizer.step
+        self.step = self.optimizer.step
+        if compiled:
+            warnings.filterwarnings("ignore", "dynamo_pgo force disabled")  # with the caches, above
+            torch.compiler.reset()  # it stops compiling a function after eight variants of it
+            self.step = torch.compile(self.step)
         self.wait = torch.cuda.synchronize if self.params[0].is_cuda else lambda: None
 
     def __call__(self) -> None:
@@ -131,35 +140,40 @@ class TorchContender:
         return [np.asarray(jax.dlpack.from_dlpack(param.cpu())) for param in self.params]
 
 
-NAMES = (
-    *jax_optimizers(),
-    "keras",
-    "torch_for_loop",
-    "torch_foreach",
-    "torch_compile",
-)
+JAX_NAMES = (*jax_optimizers(), "keras")
+TORCH_NAMES = ("torch_for_loop", "torch_foreach", "torch_compile")
 
 
-def make(name: str, params: list[jax.Array], grads: list[jax.Array], weight_decay: float) -> Contender:
-    """The contender of that name, ready for its first step."""
+def jax_contender(
+    name: str, params: list[jax.Array], grads: list[jax.Array], weight_decay: float
+) -> JaxContender:
+    """The contender of that name, one of `JAX_NAMES`, ready for its first step."""
     if name == "keras":
         return keras_contender(params, grads)
-    if name.startswith("torch"):
-        foreach, compiled = name != "torch_for_loop", name == "torch_compile"
-        return TorchContender(params, grads, weight_decay, foreach=foreach, compiled=compiled)
     optimizer = jax_optimizers(weight_decay)[name]
     return JaxContender(update_step(optimizer), params, optimizer.init(params), grads)
 
 
-def why_not(name: str, params: list[jax.Array], weight_decay: float, slow: bool) -> str | None:
-    """Why a contender cannot take part in a work, in words for its row; None if it can."""
+def torch_contender(
+    name: str, params: list[jax.Array], grads: list[jax.Array], weight_decay: float
+) -> TorchContender:
+    """The contender of that name, one of `TORCH_NAMES`, ready for its first step."""
+    foreach, compiled = name != "torch_for_loop", name == "torch_compile"
+    return TorchContender(params, grads, weight_decay, foreach=foreach, compiled=compiled)
+
+
+def why_not(
+    name: str, params: list[jax.Array], weight_decay: float, torch_compile_leaves: float = 0
+) -> str | None:
+    """Why a contender cannot take part in a work, in words for its row; None if it can.
+
+    `torch_compile_leaves` is how many leaves `torch.compile` may get.
+    """
     if name == "keras" and weight_decay:
         return "has no coupled weight decay"
-    if name == "adadelta_jax_bfloat16" and params[0].dtype == jnp.float32:
-        return "for bfloat16 parameters"
-    if name == "torch_compile" and len(params) > TORCH_COMPILE_LEAVES and not slow:
-        return f"takes minutes to compile {len(params)} leaves: --slow includes it"
-    if name.startswith("torch") and jax.default_backend() != "cpu":
+    if name == "torch_compile" and len(params) > torch_compile_leaves:
+        return f"takes long to compile {len(params)} leaves: --slow includes it"
+    if name in TORCH_NAMES and jax.default_backend() != "cpu":
         import torch
 
         if not torch.cuda.is_available():
@@ -181,6 +195,11 @@ def random_params_and_grads(
 
 
 def in_place_pass(size_in_bytes: int) -> JaxContender:
-    """The floor: one pass that reads and writes an array in place, which moves so many bytes."""
-    array = jnp.ones(size_in_bytes // 8, jnp.float32)
-    return JaxContender(lambda array, state: (-array, state), array, ())
+    """The floor: one pass that moves so many bytes, adding an array to another in place.
+
+    It reads two numbers for each that it writes. The step reads four for three, and reading is the
+    cheaper of the two: a pass that only turned a sign in place would be no floor.
+    """
+    total = jnp.ones(size_in_bytes // 12, jnp.float32)
+    term = jnp.full_like(total, 0.5)
+    return JaxContender(lambda total, state, term: (total + term, state), total, (), term)

@@ -32,13 +32,20 @@ def time_in_turn(
     Returns:
         By name, `rounds` times in seconds.
     """
-    calls = {name: math.ceil(turn_seconds / _seconds(step, 1)) for name, step in steps.items()}
+    calls = {name: _calls_to_fill(turn_seconds, step) for name, step in steps.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in tqdm.trange(rounds, desc="rounds", leave=False, disable=None):
         for name, step in steps.items():
             time.sleep(PAUSE_SECONDS)
             seconds[name].append(_seconds(step, calls[name]))
     return seconds
+
+
+def _calls_to_fill(seconds: float, step: Callable[[], object]) -> int:
+    once = _seconds(step, 1)
+    if once < seconds:
+        once = min(once, _seconds(step, 10))
+    return max(1, math.ceil(seconds / once))
 
 
 def _seconds(step: Callable[[], object], calls: int) -> float:
@@ -49,15 +56,20 @@ def _seconds(step: Callable[[], object], calls: int) -> float:
 
 
 def median_and_quartiles(seconds: list[float], name: str = "") -> dict[str, float]:
-    """The row entries `median_ms`, `lower_quartile_ms` and `upper_quartile_ms`, or `NAME_median_ms`."""
-    quartiles = seconds * 3 if len(seconds) == 1 else statistics.quantiles(seconds, method="inclusive")
+    """The row entries median_ms, lower_quartile_ms, upper_quartile_ms, or NAME_median_ms, ..."""
+    quartiles = (
+        seconds * 3 if len(seconds) == 1 else statistics.quantiles(seconds, method="inclusive")
+    )
     keys = ("lower_quartile_ms", "median_ms", "upper_quartile_ms")
     prefix = f"{name}_" if name else ""
     return {prefix + key: 1e3 * value for key, value in zip(keys, quartiles, strict=True)}
 
 
 def argument_parser(
-    description: str | None, works: Iterable[str], contenders: Iterable[str], rounds: int | None = 20
+    description: str | None,
+    works: Iterable[str],
+    contenders: Iterable[str],
+    rounds: int | None = 20,
 ) -> argparse.ArgumentParser:
     """The flags that every benchmark has. `rounds`: the default of --rounds; None: no such flag."""
     works, contenders = list(works), list(contenders)
@@ -91,7 +103,9 @@ def argument_parser(
         "--quick", action="store_true", help="tiny sizes: shows that all works, measures nothing"
     )
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the results there")
-    parser.add_argument("--plot", type=Path, metavar="PATH", help="draw the results there (.png, .svg)")
+    parser.add_argument(
+        "--plot", type=Path, metavar="PATH", help="draw the results there (.png, .svg)"
+    )
     parser.set_defaults(full_rounds=rounds)
     return parser
 
@@ -102,6 +116,9 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     full_rounds = args.__dict__.pop("full_rounds")
     if full_rounds is not None and args.rounds is None:
         args.rounds = 2 if args.quick else full_rounds
+    for path in (args.json, args.plot):
+        if path is not None:  # now, not after an hour of measuring
+            path.parent.mkdir(parents=True, exist_ok=True)
     return args
 
 

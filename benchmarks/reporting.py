@@ -17,8 +17,10 @@ Row = dict[str, Any]
 PACKAGES = ("adadelta-jax", "jax", "jaxlib", "optax", "keras", "torch", "flax", "numpy")
 
 
-def print_table(title: str, rows: Iterable[Row], columns: Mapping[str, Callable[[Row], str]]) -> None:
-    """Print a row for each of `rows`: its contender, and its cells or the note that it has instead."""
+def print_table(
+    title: str, rows: Iterable[Row], columns: Mapping[str, Callable[[Row], str]]
+) -> None:
+    """Print a line for each row: its contender, and its cells or the note that it has instead."""
     lines = [["contender", *columns]]
     for row in rows:
         cells = [row["note"]] if "note" in row else [cell(row) for cell in columns.values()]
@@ -38,7 +40,7 @@ def print_table(title: str, rows: Iterable[Row], columns: Mapping[str, Callable[
 
 
 def milliseconds(name: str = "") -> Callable[[Row], str]:
-    """A cell with the median and the quartiles that `measuring.median_and_quartiles` put in a row."""
+    """A cell with the median and quartiles that `measuring.median_and_quartiles` put in a row."""
     prefix = f"{name}_" if name else ""
 
     def cell(row: Row) -> str:
@@ -46,6 +48,11 @@ def milliseconds(name: str = "") -> Callable[[Row], str]:
         return f"{row[f'{prefix}median_ms']:.4g} ({lower:.4g} to {upper:.4g})"
 
     return cell
+
+
+def number(key: str, format_spec: str) -> Callable[[Row], str]:
+    """A cell with one number of a row; empty in a row that lacks it."""
+    return lambda row: format(row[key], format_spec) if key in row else ""
 
 
 def write_json(path: Path, benchmark: str, args: argparse.Namespace, rows: list[Row]) -> None:
@@ -101,26 +108,34 @@ def _cpu_model() -> str:
 
 
 def plot_bars(
-    path: Path, rows: list[Row], *, panel: Callable[[Row], str], value: str, label: str, columns: int = 1
+    path: Path,
+    rows: list[Row],
+    *,
+    panel: Callable[[Row], str],
+    value: str,
+    label: str,
+    columns: int = 1,
 ) -> None:
-    """Draw one panel of bars for each work: a bar for each contender, with its quartiles if it has."""
+    """Draw a panel for each work, in it a bar for each contender, with quartiles on times."""
     panels: dict[str, list[Row]] = {}
     for row in rows:
         if value in row:
             panels.setdefault(panel(row), []).append(row)
     lines = -(-len(panels) // columns)
     figure = Figure(figsize=(6 * columns, 2.4 * lines), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False).flat
-    for axis in list(axes)[len(panels) :]:
+    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for axis in axes[len(panels) :]:
         axis.set_axis_off()
     for axis, (title, members) in zip(axes, panels.items(), strict=False):
         names = [row["contender"] for row in members]
         values = [row[value] for row in members]
-        bars = axis.barh(names, values)
-        axis.bar_label(bars, fmt=" %.3g", padding=2)
-        for index, row in enumerate(members):
-            if value == "median_ms":
-                axis.hlines(index, row["lower_quartile_ms"], row["upper_quartile_ms"], colors="black")
+        spread = None
+        if value == "median_ms":
+            below = [row["median_ms"] - row["lower_quartile_ms"] for row in members]
+            above = [row["upper_quartile_ms"] - row["median_ms"] for row in members]
+            spread = [below, above]
+        bars = axis.barh(names, values, xerr=spread)
+        axis.bar_label(bars, fmt="%.3g", padding=2)
         axis.invert_yaxis()
         axis.margins(x=0.15)
         axis.set(title=title, xlabel=label)

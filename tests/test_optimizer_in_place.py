@@ -91,6 +91,12 @@ def test_coupled_weight_decay_needs_one_float_of_scratch_and_optax_three():
     assert bytes_per_parameter(theirs) > 19 * BYTES_PER_FLOAT
 
 
+def test_coupled_weight_decay_of_half_precision_needs_no_more_scratch_than_in_optax():
+    ours = compiled_step(adadelta(weight_decay=0.1), jnp.bfloat16)
+    theirs = compiled_step(optax.adadelta(1.0, weight_decay=0.1), jnp.bfloat16)
+    assert scratch_per_parameter(ours) <= scratch_per_parameter(theirs) < 2 + 1e-3
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "complex64"])
 def test_keeping_the_decayed_gradient_changes_no_value(dtype):
     values = jnp.asarray(special_values("float32" if dtype == "complex64" else dtype))

@@ -158,3 +158,12 @@ def test_results_have_the_dtype_and_shape_of_the_gradient(dtype):
             for each in update_rule(array, array, array, rho=rho, eps=1e-6):
                 assert each.dtype == dtype
                 assert each.shape == shape
+
+
+def test_an_infinite_gradient_counts_as_the_largest_whose_square_is_finite():
+    averages = jnp.array([0.5, 0.5]), jnp.array([1e-3, 1e-3])
+    infinite = update_rule(jnp.array([jnp.inf, -jnp.inf]), *averages, rho=0.9, eps=1e-6)
+    largest = update_rule(jnp.array([3e38, -3e38]), *averages, rho=0.9, eps=1e-6)
+    for of_infinite, of_largest in zip(infinite, largest, strict=True):
+        np.testing.assert_array_equal(of_infinite, of_largest)
+        assert np.isfinite(of_infinite).all()
