@@ -81,6 +81,11 @@ def test_half_precision_needs_no_scratch_either(dtype, accumulator_dtype, most_b
     assert bytes_per_parameter(compiled) <= most_bytes + 0.01
 
 
+def test_optax_needs_two_floats_of_scratch():
+    scratch = scratch_per_parameter(compiled_step(optax.adadelta(1.0)))
+    assert scratch == pytest.approx(2 * BYTES_PER_FLOAT, abs=0.01)
+
+
 def test_coupled_weight_decay_needs_one_float_of_scratch_and_optax_three():
     ours = compiled_step(adadelta(weight_decay=0.1))
     theirs = compiled_step(optax.adadelta(1.0, weight_decay=0.1))
