@@ -181,6 +181,7 @@ def _written_after(new_params: Any, chain_state: Any) -> Any:
     return tuple(map(written_after, chain_state))
 
 
+@jax.jit  # so that leaves of one shape and dtype are traced once
 def _depending_on(other: jax.Array, value: jax.Array) -> jax.Array:
     """`value`, bit for bit, chosen on a condition on `other` that never holds.
 
