@@ -163,13 +163,22 @@ def _written_after(new_params: Any, chain_state: Any) -> Any:
     """
 
     def in_order(new_params, state):
-        acc_delta = jax.tree.map(_depending_on, new_params, state.acc_delta)
+        acc_delta = jax.tree.map(after, new_params, state.acc_delta)
         square_avg = jax.tree.map(
-            lambda u, v: _depending_on(u, v) if v.dtype.itemsize < 4 else v,
+            lambda _, u, v: after(written(u), v) if written(v).dtype.itemsize < 4 else v,
+            new_params,
             acc_delta,
             state.square_avg,
         )
         return state._replace(acc_delta=acc_delta, square_avg=square_avg)
+
+    def after(other, accumulator):
+        return jax.tree.map(
+            lambda x: _depending_on(other, x) if x.shape == other.shape else x, accumulator
+        )
+
+    def written(accumulator):
+        return jax.tree.leaves(accumulator)[0]
 
     def written_after(state):
         if not isinstance(state, ScaleByAdadeltaState):
@@ -197,4 +206,6 @@ def _never(x: jax.Array) -> jax.Array:
     XLA does not know; LLVM, which compiles a pass once XLA has planned it, does, and drops the
     condition and whatever is read for it alone.
     """
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        x = x.astype(jnp.float32)
     return jnp.real(lax.stop_gradient(x)) < -jnp.inf

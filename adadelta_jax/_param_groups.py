@@ -225,8 +225,10 @@ def carry_over_state(
     _validation.check_accumulators_in_common(old, new, _names(old_state), params)
     kept = {}
     for path in new:
-        if path in old and _validation.accumulators_fit(path, old[path], new[path]):
-            kept[path] = jax.tree.map(_converted, old[path], new[path])
+        if path in old and _validation.accumulators_fit(
+            path, *map(_accumulators.shapes, (old[path], new[path]))
+        ):
+            kept[path] = tuple(map(_accumulators.convert, old[path], new[path]))
     step = jnp.stack([state.count for state in adadelta_states(old_state)]).max()
 
     def carry_over(node):
@@ -289,8 +291,3 @@ def _names(state: optax.OptState) -> list[str]:
         for node in adadelta_states(state)
         for path, _ in jax.tree.leaves_with_path(node.square_avg)
     ]
-
-
-def _converted(old: jax.Array, new: jax.Array) -> jax.Array:
-    """The old accumulator in the dtype of the new one."""
-    return old if old.dtype == new.dtype else _accumulators.store(old, new)

@@ -10,7 +10,7 @@ import optax
 from jax import lax
 
 from adadelta_jax import _accumulators, _validation
-from adadelta_jax._update_rule import update_rule
+from adadelta_jax._update_rule import update_rule, upper_bounds
 
 
 class ScaleByAdadeltaState(NamedTuple):
@@ -108,11 +108,12 @@ def scale_by_adadelta(
         return ScaleByAdadeltaState(jnp.zeros([], jnp.int32), zeros(), zeros())
 
     def update_fn(updates, state, params=None):
-        _validation.check_gradients(updates, state.square_avg, "accumulators")
+        shapes = _accumulators.shapes(state.square_avg)
+        _validation.check_gradients(updates, shapes, "accumulators")
         grads, structure = jax.tree.flatten(updates, is_leaf=_validation.is_leaf)
         square_avgs = structure.flatten_up_to(state.square_avg)
         acc_deltas = structure.flatten_up_to(state.acc_delta)
-        like = square_avgs if params is None else structure.flatten_up_to(params)
+        like = structure.flatten_up_to(shapes if params is None else params)
 
         deltas = []
         for i, (grad, param) in enumerate(zip(grads, like, strict=True)):
@@ -120,7 +121,7 @@ def scale_by_adadelta(
                 deltas.append(None if param is None else jnp.zeros_like(param))
                 continue
             delta, square_avgs[i], acc_deltas[i] = step(
-                jnp.asarray(grad), square_avgs[i], acc_deltas[i]
+                jnp.asarray(grad), square_avgs[i], acc_deltas[i], state.count, i
             )
             deltas.append(delta)
 
@@ -133,7 +134,7 @@ def scale_by_adadelta(
     return optax.GradientTransformation(init_fn, update_fn)
 
 
-def _step(grad, square_avg, acc_delta, *, rho, eps):
+def _step(grad, square_avg, acc_delta, count, leaf, *, rho, eps):
     """The update and the new accumulators of one parameter: load, rule, store."""
     dtype = jnp.promote_types(jnp.promote_types(grad.dtype, square_avg.dtype), jnp.float32)
     delta, new_square_avg, new_acc_delta = _rule_on_real_parts(
@@ -143,10 +144,14 @@ def _step(grad, square_avg, acc_delta, *, rho, eps):
         rho=rho,
         eps=eps,
     )
+    at_most = (None, None)
+    if _accumulators.is_accumulator(square_avg):
+        largest = map(_accumulators.largest_in_blocks, (grad, square_avg, acc_delta))
+        at_most = upper_bounds(*largest, rho=rho, eps=eps)
     return (
         delta.astype(grad.dtype),
-        _accumulators.store(new_square_avg, square_avg),
-        _accumulators.store(new_acc_delta, acc_delta),
+        _accumulators.store(new_square_avg, square_avg, (count, leaf, 0), at_most[0]),
+        _accumulators.store(new_acc_delta, acc_delta, (count, leaf, 1), at_most[1]),
     )
 
 

@@ -62,6 +62,25 @@ def update_rule(
     return delta, square_avg, lax.min(acc_delta, jnp.full_like(acc_delta, info.max))
 
 
+def upper_bounds(
+    grad: jax.Array,
+    square_avg: jax.Array,
+    acc_delta: jax.Array,
+    *,
+    rho: jax.typing.ArrayLike,
+    eps: jax.typing.ArrayLike,
+) -> tuple[jax.Array, jax.Array]:
+    r"""What v and u are at most after a step, where |g|, v and u are at most the given ones before.
+
+    No more is known of where each is largest. v is at least half as large somewhere. u follows from
+    :math:`(1 - \rho) \Delta^2 \le u + \varepsilon`, since v is at least :math:`(1 - \rho) g^2`; it
+    is at least :math:`\rho / (1 + \rho)` times as large somewhere, unless it is less than ε.
+    """
+    _, square_avg, _ = update_rule(grad, square_avg, acc_delta, rho=rho, eps=eps)
+    most = rho * acc_delta + (acc_delta + eps)
+    return square_avg, lax.min(most, jnp.full_like(most, jnp.finfo(most.dtype).max))
+
+
 def _power_of_two_near_inverse_root(x: jax.Array) -> jax.Array:
     """The power of two s, for every positive normal x, for which x·s² lies in [2²¹, 2²³).
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-ACCUMULATOR_DTYPES = ("float32", "float64", "bfloat16", "float16")
+ACCUMULATOR_DTYPES = ("float32", "float64", "bfloat16", "float16", "int8")
 
 
 def check_hyperparameters(
@@ -311,14 +311,21 @@ def check_accumulators_in_common(old: Any, new: Any, held: list[str], params: An
 
 
 def accumulators_fit(path: Any, old: Any, new: Any) -> bool:
-    """Whether the accumulators of a parameter can go on as the new ones; warn if they cannot."""
+    """Whether the accumulators of a parameter can go on as the new ones; warn if they cannot.
+
+    `old` and `new` are the shapes and dtypes of v and u.
+    """
 
     def kind(node):
-        return jax.tree.map(lambda x: (jnp.shape(x), jnp.iscomplexobj(x)), node)
+        complex_ = jnp.complexfloating
+        return jax.tree.map(lambda x: (x.shape, jnp.issubdtype(x.dtype, complex_)), node)
 
     if kind(old) == kind(new):
         return True
-    description = [str(jax.tree.map(jax.typeof, node[0])) for node in (old, new)]
+    description = [
+        str(jax.tree.map(lambda x: jax.core.ShapedArray(x.shape, x.dtype), node[0]))
+        for node in (old, new)
+    ]
     warnings.warn(
         f"the accumulators of {path_name(path)} start from zero: old_state holds "
         f"{description[0]}, the parameter needs {description[1]}",

@@ -33,6 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from adadelta_jax import _accumulators
 from adadelta_jax._optimizer import adadelta
 from adadelta_jax._param_groups import adadelta_states, carry_over_state
 from adadelta_jax._param_groups import param_groups as partition_into_groups
@@ -474,7 +475,7 @@ def _entries_for_torch(
     found: dict[str, dict[str, Any]] = {}
     for state in states:
         (count,) = jax.tree.leaves(state.count)
-        held = {key: leaves_by_path(getattr(state, key)) for key in _AVERAGES}
+        held = {key: leaves_by_path(_accumulators.values(getattr(state, key))) for key in _AVERAGES}
         for name, layout in layouts.items():
             if layout.path not in held["square_avg"]:
                 continue
