@@ -2,7 +2,7 @@
 
 What is stored in fewer bits than it was computed in is rounded at random, up or down, so that it is
 right on average. Rounding to nearest would stop an average whose step is smaller than half a
-spacing: v in bfloat16, for one, would never move with ρ = 0.999.
+spacing: v in bfloat16, for one, would not decay with ρ = 0.999.
 """
 
 import math
@@ -21,7 +21,7 @@ class Int8Blocks(NamedTuple):
     """An accumulator in 8 bits an element: numbers of 5 exponent and 3 mantissa bits, no sign.
 
     A code c stands for ``(1 + c % 8 / 8) * 2.0 ** (c // 8 - 31)`` times the scale of its block, and
-    for ``c * 2.0 ** -33`` times that where c is below 8: eight codes to each of 30 octaves, and
+    for ``c * 2.0 ** -33`` times that where c is below 8: eight codes to each of 31 octaves, and
     even steps from the lowest of them down to zero.
 
     A block is 256 elements along the last dimension; where that is shorter, along as many of the

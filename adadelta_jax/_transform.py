@@ -19,8 +19,8 @@ class ScaleByAdadeltaState(NamedTuple):
     Attributes:
         count: Steps taken, an int32 scalar that stays at its largest value instead of wrapping
             (torch's `step`).
-        square_avg: v = E[g²], a pytree like the parameters.
-        acc_delta: u = E[Δx²], a pytree like the parameters.
+        square_avg: v = E[g²], a pytree like the parameters, of accumulators.
+        acc_delta: u = E[Δx²], a pytree like the parameters, of accumulators.
     """
 
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -55,21 +55,27 @@ def scale_by_adadelta(
     None                   the parameter's dtype, float32 at least 8 (float64: 16)
     ``"float32"``          float32                                 8
     ``"float64"``          float64                                 16
-    ``"bfloat16"``         bfloat16, rounded to nearest            4
-    ``"float16"``          float16, rounded to nearest, ≤ 65504    4
+    ``"bfloat16"``         bfloat16                                4
+    ``"float16"``          float16, from 6e-8 to 65504             4
+    ``"int8"``             8-bit floats, a scale for every 256     2.04
     =====================  ======================================  ====================
 
-    Complex parameters take twice that, and at least complex64.
+    What is stored in fewer bits than computed in is rounded at random, up or down, right on
+    average; the largest number stands for all that are larger. The randomness comes from the step
+    count and the place in the tree: runs are reproducible and need no key. With ``"int8"``,
+    parameters of fewer than 4,096 elements keep float32. Complex parameters take twice the bytes
+    of the table, and at least complex64.
 
     Args:
         rho: Decay rate of both averages, a scalar in [0, 1].
         eps: ε, added to both averages inside the roots, a scalar of at least 0, in the units of
             the square of a gradient and of a parameter.
-        accumulator_dtype: How v and u are stored; see the table.
+        accumulator_dtype: How v and u are stored, None or a dtype; see the table.
 
     Returns:
         An `optax.GradientTransformation`. Its updates have the shapes and dtypes of the gradients,
-        its state is a `ScaleByAdadeltaState`.
+        its state is a `ScaleByAdadeltaState`. With ``"int8"`` an accumulator there is a pair of
+        arrays, ``codes`` (uint8, shaped like the parameter) and ``scale`` (float32).
 
     Raises:
         ValueError: If ``rho``, ``eps`` or ``accumulator_dtype`` is out of range, or, from

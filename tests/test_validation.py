@@ -47,14 +47,14 @@ def raises(error, message):
             "accumulator_dtype",
             "int32",
             ValueError,
-            "accumulator_dtype must be None or one of float32, float64, bfloat16, float16, "
+            "accumulator_dtype must be None or one of float32, float64, bfloat16, float16, int8, "
             "got int32",
         ),
         (
             "accumulator_dtype",
             "tiny",
             TypeError,
-            "accumulator_dtype must be None or one of float32, float64, bfloat16, float16, "
+            "accumulator_dtype must be None or one of float32, float64, bfloat16, float16, int8, "
             "got 'tiny'",
         ),
         (
