@@ -1,6 +1,6 @@
 """Adadelta for JAX, as Optax gradient transformations."""
 
-from adadelta_jax import torch_interop
+from adadelta_jax import sharding, torch_interop
 from adadelta_jax._hooks import with_step_hooks
 from adadelta_jax._optimizer import adadelta
 from adadelta_jax._param_groups import carry_over_state, label_by_path, param_groups
@@ -13,6 +13,7 @@ __all__ = [
     "label_by_path",
     "param_groups",
     "scale_by_adadelta",
+    "sharding",
     "torch_interop",
     "with_step_hooks",
 ]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 BLOCK = 256
 SMALLEST_IN_BLOCKS = 4096  # elements; parameters with fewer stay in float32
@@ -73,6 +74,21 @@ def storage_dtype(
     if jnp.issubdtype(param_dtype, jnp.complexfloating):
         return jnp.promote_types(accumulator_dtype, jnp.complex64)
     return jnp.dtype(accumulator_dtype)
+
+
+def shardings(blocks: Int8Blocks, sharding: NamedSharding) -> Any:
+    """The shardings of an accumulator in blocks whose parameter is sharded so.
+
+    The scale is sharded like the codes in the dimensions that both have, and in the last where
+    devices hold whole blocks of it.
+    """
+    shape = blocks.codes.shape
+    spec = (*sharding.spec, *(None,) * (len(shape) - len(sharding.spec)))
+    own = spec[: blocks.scale.ndim - 1]
+    shard_shape = sharding.shard_shape(shape)
+    if blocks.scale.ndim == len(shape) and shard_shape[-1] % BLOCK == 0:
+        own = spec
+    return blocks._replace(codes=sharding, scale=sharding.update(spec=PartitionSpec(*own)))
 
 
 def is_accumulator(node: Any) -> bool:

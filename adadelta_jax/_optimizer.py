@@ -174,8 +174,11 @@ def _written_after(new_params: Any, chain_state: Any) -> Any:
 
     def after(other, accumulator):
         return jax.tree.map(
-            lambda x: _depending_on(other, x) if x.shape == other.shape else x, accumulator
+            lambda x: _depending_on(other, x) if alike(other, x) else x, accumulator
         )
+
+    def alike(x, y):
+        return x.shape == y.shape and jax.typeof(x).sharding == jax.typeof(y).sharding
 
     def written(accumulator):
         return jax.tree.leaves(accumulator)[0]

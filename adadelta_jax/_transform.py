@@ -154,10 +154,19 @@ def _step(grad, square_avg, acc_delta, count, leaf, *, rho, eps):
     if _accumulators.is_accumulator(square_avg):
         largest = map(_accumulators.largest_in_blocks, (grad, square_avg, acc_delta))
         at_most = upper_bounds(*largest, rho=rho, eps=eps)
-    return (
+    results = (
         delta.astype(grad.dtype),
         _accumulators.store(new_square_avg, square_avg, (count, leaf, 0), at_most[0]),
         _accumulators.store(new_acc_delta, acc_delta, (count, leaf, 1), at_most[1]),
+    )
+    return jax.tree.map(_sharded_like, results, (grad, square_avg, acc_delta))
+
+
+def _sharded_like(array, like):
+    """The array sharded as `like` is, where shardings are explicit: in the arrays' types."""
+    sharding = jax.typeof(like).sharding
+    return (
+        array if jax.typeof(array).sharding == sharding else jax.sharding.reshard(array, sharding)
     )
 
 

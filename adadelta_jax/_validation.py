@@ -362,3 +362,36 @@ def check_hook_result(name: str, returned: Any, given: Any) -> None:
                 f"{name} must keep the shapes of the {noun}s: that of {_nth_path(given, index)} "
                 f"is {jnp.shape(expected)}, got {shape}"
             )
+
+
+def check_param_shardings(param_shardings: Any, params: Any, zero_axis: str | None) -> Any:
+    """The sharding of every parameter; raise unless `param_shardings` gives fit ones."""
+    paths = jax.tree.leaves_with_path(params)
+    if not paths:
+        raise ValueError("params has no parameter, so that there is no mesh to put the state on")
+    try:
+        shardings = jax.tree.broadcast(param_shardings, params)
+    except ValueError as error:
+        raise ValueError(f"param_shardings does not match params: {error}") from None
+    for (path, param), sharding in zip(paths, jax.tree.leaves(shardings), strict=True):
+        name = path_name(path)
+        if not isinstance(sharding, jax.sharding.NamedSharding):
+            raise TypeError(f"the sharding of {name} must be a NamedSharding, got {sharding!r}")
+        try:
+            sharding.shard_shape(jnp.shape(param))
+        except ValueError as error:
+            raise ValueError(f"{name} cannot be sharded so: {error}") from None
+        if zero_axis is None:
+            continue
+        if zero_axis not in sharding.mesh.shape:
+            raise ValueError(
+                f"zero_axis must be an axis of the mesh, one of "
+                f"{_listed(map(repr, sharding.mesh.shape))}, got {zero_axis!r}"
+            )
+        for names in sharding.spec:
+            if zero_axis in (names if isinstance(names, tuple) else (names,)):
+                raise ValueError(
+                    f"zero_axis must be an axis over which no parameter is sharded, got "
+                    f"{zero_axis!r}, over which {name} is: its spec is {sharding.spec}"
+                )
+    return shardings

@@ -1,0 +1,154 @@
+"""Where the optimizer's state lives when parameters are sharded over many devices."""
+
+import math
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from adadelta_jax import _accumulators, _validation
+from adadelta_jax._transform import ScaleByAdadeltaState
+
+
+def state_shardings(
+    optimizer: optax.GradientTransformation,
+    params: optax.Params,
+    param_shardings: Any,
+    *,
+    zero_axis: str | None = None,
+) -> Any:
+    """The shardings of an optimizer's state, from those of the parameters.
+
+    All that the state keeps for a parameter in the parameter's shape, v and u first of all, is
+    sharded like the parameter, and all else, such as step counts, is on every device. It works for
+    `adadelta` and whatever Optax makes around it: `optax.chain`, `optax.masked`, `optax.partition`,
+    `optax.inject_hyperparams`, `optax.MultiSteps`.
+
+    With ``zero_axis``, v and u are sharded over that axis of the mesh as well, on the first
+    dimension that is not sharded yet and that the axis divides (ZeRO-1): of N devices along the
+    axis each keeps 1/N of v and u, while the parameters stay as they are. Accumulators without such
+    a dimension stay as they are.
+
+    Nothing is computed: parameters may be arrays or `jax.ShapeDtypeStruct`, and the mesh may be
+    abstract.
+
+    Args:
+        optimizer: The transformation whose state it is.
+        params: Its parameters, a pytree of arrays or of their shapes and dtypes.
+        param_shardings: A pytree of `jax.sharding.NamedSharding` like the parameters, or a prefix
+            of one, such as a single sharding for all of them.
+        zero_axis: The mesh axis over which v and u are also sharded, usually the one over which the
+            data is. None: no other than the parameters'.
+
+    Returns:
+        A pytree of `jax.sharding.NamedSharding` like ``optimizer.init(params)``, for ``jax.jit``'s
+        ``in_shardings`` and ``out_shardings``, `jax.device_put`, or a checkpoint to restore.
+
+    Raises:
+        ValueError: If ``param_shardings`` does not match ``params``, if there is no parameter, if
+            the mesh has no ``zero_axis``, or if a parameter is already sharded over it.
+        TypeError: If a sharding is not a `jax.sharding.NamedSharding`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jax.sharding import NamedSharding, PartitionSpec
+        >>> from adadelta_jax import adadelta
+        >>> from adadelta_jax.sharding import state_shardings
+        >>> mesh = jax.make_mesh((1,), ("data",))
+        >>> params = {"kernel": jnp.ones((8, 4)), "bias": jnp.ones(4)}
+        >>> everywhere = NamedSharding(mesh, PartitionSpec())
+        >>> optimizer = adadelta()
+        >>> shardings = state_shardings(optimizer, params, everywhere, zero_axis="data")
+        >>> state = jax.jit(optimizer.init, out_shardings=shardings)(params)
+        >>> tuple(state[2].square_avg["kernel"].sharding.spec)
+        ('data', None)
+
+    Source: Rajbhandari et al. (2020), ZeRO, `arXiv:1910.02054 <https://arxiv.org/abs/1910.02054>`_,
+    section 5.1, for ``zero_axis``.
+    """
+    param_shardings = _validation.check_param_shardings(param_shardings, params, zero_axis)
+    mesh = jax.tree.leaves(param_shardings)[0].mesh
+    state = jax.eval_shape(optimizer.init, params)
+
+    def like_parameter(node, sharding):
+        if isinstance(node, optax.MaskedNode):
+            return node
+        if _accumulators.is_accumulator(node):
+            return _accumulators.shardings(node, sharding)
+        return sharding if len(node.shape) >= len(sharding.spec) else _replicated(sharding.mesh)
+
+    shardings = optax.tree_map_params(
+        optimizer,
+        like_parameter,
+        state,
+        param_shardings,
+        transform_non_params=lambda _: _replicated(mesh),
+        is_leaf=lambda node: (
+            isinstance(node, optax.MaskedNode) or _accumulators.is_accumulator(node)
+        ),
+    )
+    if zero_axis is None:
+        return shardings
+
+    def over_zero_axis(sharding, array):
+        return _also_over(zero_axis, sharding, array.shape)
+
+    def sharded(node, node_shardings):
+        if not isinstance(node, ScaleByAdadeltaState):
+            return node_shardings
+        return node_shardings._replace(
+            square_avg=jax.tree.map(over_zero_axis, node_shardings.square_avg, node.square_avg),
+            acc_delta=jax.tree.map(over_zero_axis, node_shardings.acc_delta, node.acc_delta),
+        )
+
+    return jax.tree.map(
+        sharded, state, shardings, is_leaf=lambda node: isinstance(node, ScaleByAdadeltaState)
+    )
+
+
+def bytes_per_device(tree: Any, shardings: Any) -> int:
+    """The bytes that each device holds of a tree of arrays that is sharded so.
+
+    Args:
+        tree: A pytree of arrays or of `jax.ShapeDtypeStruct`, such as parameters or a state.
+        shardings: A pytree of shardings like it, or a prefix of one.
+
+    Returns:
+        The sum over the arrays of the bytes of one shard.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
+        >>> from adadelta_jax import adadelta
+        >>> from adadelta_jax.sharding import bytes_per_device, state_shardings
+        >>> everywhere = NamedSharding(AbstractMesh((64,), ("data",)), PartitionSpec())
+        >>> params = {"kernel": jax.ShapeDtypeStruct((8192, 8192), jnp.float32)}
+        >>> state = jax.eval_shape(adadelta().init, params)
+        >>> bytes_per_device(state, state_shardings(adadelta(), params, everywhere))
+        536870916
+        >>> zero = state_shardings(adadelta(), params, everywhere, zero_axis="data")
+        >>> bytes_per_device(state, zero)
+        8388612
+    """
+    shardings = jax.tree.broadcast(shardings, tree)
+    shard_bytes = jax.tree.map(
+        lambda array, sharding: math.prod(sharding.shard_shape(array.shape)) * array.dtype.itemsize,
+        tree,
+        shardings,
+    )
+    return sum(jax.tree.leaves(shard_bytes))
+
+
+def _replicated(mesh: Any) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def _also_over(axis: str, sharding: NamedSharding, shape: tuple[int, ...]) -> NamedSharding:
+    """The sharding, over `axis` too on the first dimension that is free and that it divides."""
+    spec = (*sharding.spec, *(None,) * (len(shape) - len(sharding.spec)))
+    for dimension, (size, names) in enumerate(zip(shape, spec, strict=True)):
+        if not names and size and size % sharding.mesh.shape[axis] == 0:
+            spec = (*spec[:dimension], axis, *spec[dimension + 1 :])
+            return sharding.update(spec=PartitionSpec(*spec))
+    return sharding
