@@ -51,11 +51,8 @@ def zeros(param: jax.typing.ArrayLike, accumulator_dtype: jax.typing.DTypeLike |
     """An accumulator of zeros for `param`, laid out and sharded like it."""
     if accumulator_dtype is not None and jnp.dtype(accumulator_dtype) == jnp.int8:
         if not jnp.iscomplexobj(param) and jnp.size(param) >= SMALLEST_IN_BLOCKS:
-            first_of_each_block = jnp.reshape(param, _rows(jnp.shape(param)))[..., ::BLOCK]
-            return Int8Blocks(
-                jnp.zeros_like(param, dtype=jnp.uint8),
-                jnp.zeros_like(first_of_each_block, dtype=jnp.float32),
-            )
+            codes = jnp.zeros_like(param, dtype=jnp.uint8)
+            return Int8Blocks(codes, _reduced(codes, lax.max).astype(jnp.float32))
         accumulator_dtype = jnp.float32
     return jnp.zeros_like(param, dtype=storage_dtype(jnp.result_type(param), accumulator_dtype))
 
@@ -221,7 +218,12 @@ def _rows(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _reduced(x: jax.Array, larger: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
     """The largest element of each block, by `larger`, to which zero is no larger."""
-    rows = x.reshape(_rows(x.shape))
+    shape = _rows(x.shape)
+    spec = jax.typeof(x).sharding.spec  # of what is sharded explicitly; else all None
+    if any(spec[len(shape) - 1 :]):
+        # JAX neither merges dimensions that are sharded nor reduces blocks that devices share.
+        x = jax.sharding.reshard(x, PartitionSpec(*spec[: len(shape) - 1]))
+    rows = x.reshape(shape)
     window = (1,) * (rows.ndim - 1) + (BLOCK,)
     padding = [(0, 0)] * (rows.ndim - 1) + [(0, -rows.shape[-1] % BLOCK)]
     return lax.reduce_window(rows, rows.dtype.type(0), larger, window, window, padding)
@@ -238,7 +240,10 @@ def _spread(scale: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """The scale of every element of an array of that shape."""
     rows = _rows(shape)
     spread = jnp.broadcast_to(scale[..., None], (*scale.shape, BLOCK))
-    return spread.reshape(*rows[:-1], -1)[..., : rows[-1]].reshape(shape)
+    spread = spread.reshape(*rows[:-1], -1)
+    if spread.shape != rows:
+        spread = lax.slice_in_dim(spread, 0, rows[-1], axis=-1)
+    return spread.reshape(shape)
 
 
 def _round(values: jax.Array, dtype: jnp.dtype, seeds: tuple | None) -> jax.Array:

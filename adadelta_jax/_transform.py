@@ -165,9 +165,9 @@ def _step(grad, square_avg, acc_delta, count, leaf, *, rho, eps):
 def _sharded_like(array, like):
     """The array sharded as `like` is, where shardings are explicit: in the arrays' types."""
     sharding = jax.typeof(like).sharding
-    return (
-        array if jax.typeof(array).sharding == sharding else jax.sharding.reshard(array, sharding)
-    )
+    if sharding.mesh.empty or jax.typeof(array).sharding == sharding:
+        return array
+    return jax.sharding.reshard(array, sharding)
 
 
 def _rule_on_real_parts(grad, square_avg, acc_delta, **settings):

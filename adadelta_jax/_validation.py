@@ -4,10 +4,11 @@ Hyperparameters are checked where they are concrete: inside `jit`, `vmap` or
 `optax.inject_hyperparams` a value may be a tracer, which has no value yet.
 """
 
+import contextlib
 import math
 import re
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -379,8 +380,11 @@ def check_param_shardings(param_shardings: Any, params: Any, zero_axis: str | No
             raise TypeError(f"the sharding of {name} must be a NamedSharding, got {sharding!r}")
         try:
             sharding.shard_shape(jnp.shape(param))
-        except ValueError as error:
-            raise ValueError(f"{name} cannot be sharded so: {error}") from None
+        except (ValueError, IndexError):
+            raise ValueError(
+                f"{name}, of shape {jnp.shape(param)}, cannot be sharded as {sharding.spec} "
+                f"over the mesh axes {dict(sharding.mesh.shape)}"
+            ) from None
         if zero_axis is None:
             continue
         if zero_axis not in sharding.mesh.shape:
@@ -395,3 +399,15 @@ def check_param_shardings(param_shardings: Any, params: Any, zero_axis: str | No
                     f"{zero_axis!r}, over which {name} is: its spec is {sharding.spec}"
                 )
     return shardings
+
+
+@contextlib.contextmanager
+def finding_parameters_in_state() -> Iterator[None]:
+    """Within it, what stops `optax.tree_map_params` says that it is the optimizer."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "optimizer must have a state in which optax.tree_map_params finds what belongs to "
+            f"which parameter, unlike that of optax.flatten: {error}"
+        ) from error

@@ -47,7 +47,8 @@ def state_shardings(
 
     Raises:
         ValueError: If ``param_shardings`` does not match ``params``, if there is no parameter, if
-            the mesh has no ``zero_axis``, or if a parameter is already sharded over it.
+            the mesh has no ``zero_axis``, if a parameter is already sharded over it, or if the
+            state does not show what belongs to which parameter, as with `optax.flatten`.
         TypeError: If a sharding is not a `jax.sharding.NamedSharding`.
 
     Example:
@@ -78,16 +79,17 @@ def state_shardings(
             return _accumulators.shardings(node, sharding)
         return sharding if len(node.shape) >= len(sharding.spec) else _replicated(sharding.mesh)
 
-    shardings = optax.tree_map_params(
-        optimizer,
-        like_parameter,
-        state,
-        param_shardings,
-        transform_non_params=lambda _: _replicated(mesh),
-        is_leaf=lambda node: (
-            isinstance(node, optax.MaskedNode) or _accumulators.is_accumulator(node)
-        ),
-    )
+    with _validation.finding_parameters_in_state():
+        shardings = optax.tree_map_params(
+            optimizer,
+            like_parameter,
+            state,
+            param_shardings,
+            transform_non_params=lambda _: _replicated(mesh),
+            is_leaf=lambda node: (
+                isinstance(node, optax.MaskedNode) or _accumulators.is_accumulator(node)
+            ),
+        )
     if zero_axis is None:
         return shardings
 

@@ -1,0 +1,285 @@
+"""Where the state of every kind of optimizer lives, and what is said of what cannot be."""
+
+import math
+import re
+import tracemalloc
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
+
+from adadelta_jax import ScaleByAdadeltaState, adadelta, param_groups, scale_by_adadelta
+from adadelta_jax.sharding import bytes_per_device, state_shardings
+
+MESH = AbstractMesh((4, 2), ("data", "model"))
+PARAMS = {
+    "body": {"kernel": jax.ShapeDtypeStruct((64, 512), jnp.float32)},
+    "head": {
+        "kernel": jax.ShapeDtypeStruct((512, 10), jnp.bfloat16),
+        "bias": jax.ShapeDtypeStruct((10,), jnp.float32),
+        "scale": jax.ShapeDtypeStruct((), jnp.float32),
+    },
+}
+SPECS = {
+    "body": {"kernel": PartitionSpec(None, "model")},
+    "head": {
+        "kernel": PartitionSpec("model"),
+        "bias": PartitionSpec(),
+        "scale": PartitionSpec(),
+    },
+}
+
+
+def sharded(spec, mesh=MESH):
+    return NamedSharding(mesh, PartitionSpec(*spec))
+
+
+PARAM_SHARDINGS = jax.tree.map(sharded, SPECS, is_leaf=lambda x: isinstance(x, PartitionSpec))
+
+
+def labelled_by_rank(params):
+    return jax.tree.map(lambda p: "matrix" if len(p.shape) > 1 else "other", params)
+
+
+def masked_by_rank(params):
+    return jax.tree.map(lambda p: len(p.shape) > 1, params)
+
+
+OPTIMIZERS = {
+    "adadelta": adadelta(),
+    "adadelta in 8 bits": adadelta(accumulator_dtype="int8"),
+    "decay with a mask": adadelta(weight_decay=0.1, weight_decay_mask=masked_by_rank),
+    "a schedule": adadelta(optax.exponential_decay(1.0, 10, 0.9)),
+    "scale_by_adadelta alone": scale_by_adadelta(),
+    "chain": optax.chain(optax.clip(1.0), optax.trace(0.9), adadelta(), optax.ema(0.9)),
+    "masked by a function": optax.masked(adadelta(), masked_by_rank),
+    "masked by a prefix": optax.masked(adadelta(), {"body": True, "head": False}),
+    "partition": optax.partition(
+        {"matrix": adadelta(), "other": optax.sgd(0.1, momentum=0.9)}, labelled_by_rank
+    ),
+    "param_groups": param_groups(
+        {"slow": {"learning_rate": 0.1}, "frozen": None}, {"body": "slow", "head": "frozen"}
+    ),
+    "inject_hyperparams": optax.inject_hyperparams(adadelta)(learning_rate=0.5),
+    "MultiSteps": optax.MultiSteps(adadelta(), every_k_schedule=4),
+    "apply_if_finite": optax.apply_if_finite(adadelta(), 3),
+}
+
+
+def by_path(tree):
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def padded(sharding, shape):
+    return (*sharding.spec, *(None,) * (len(shape) - len(sharding.spec)))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("zero_axis", [None, "data"])
+def test_the_shardings_have_the_structure_of_the_state(name, zero_axis):
+    optimizer = OPTIMIZERS[name]
+    shardings = state_shardings(optimizer, PARAMS, PARAM_SHARDINGS, zero_axis=zero_axis)
+    state = jax.eval_shape(optimizer.init, PARAMS)
+    assert jax.tree.structure(shardings) == jax.tree.structure(state)
+    for array, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True):
+        sharding.shard_shape(array.shape)  # raises if it does not divide
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_what_is_shaped_like_a_parameter_is_sharded_like_it_and_all_else_is_everywhere(name):
+    optimizer = OPTIMIZERS[name]
+    state = by_path(jax.eval_shape(optimizer.init, PARAMS))
+    shardings = by_path(state_shardings(optimizer, PARAMS, PARAM_SHARDINGS))
+    found = set()
+    for path, sharding in shardings.items():
+        owner = [each for each in by_path(PARAMS) if f"/{each}" in f"/{path}"]
+        if owner and not path.endswith(("/codes", "/scale")):
+            expected = by_path(PARAM_SHARDINGS)[owner[0]]
+            assert padded(sharding, state[path].shape) == padded(expected, state[path].shape)
+            found.add(owner[0])
+        elif not owner:
+            assert tuple(sharding.spec) == ()
+    assert found or "8 bits" in name
+
+
+def test_an_accumulator_in_blocks_is_sharded_like_its_parameter_and_so_are_its_scales():
+    params = {
+        "whole blocks": jax.ShapeDtypeStruct((64, 1024), jnp.float32),
+        "split blocks": jax.ShapeDtypeStruct((64, 256), jnp.float32),
+        "short rows": jax.ShapeDtypeStruct((64, 3, 32, 16), jnp.float32),
+    }
+    shardings = {
+        "whole blocks": sharded(["data", "model"]),
+        "split blocks": sharded(["data", "model"]),
+        "short rows": sharded(["data", None, None, "model"]),
+    }
+    optimizer = scale_by_adadelta(accumulator_dtype="int8")
+    found = state_shardings(optimizer, params, shardings).square_avg
+    assert {key: found[key].codes for key in found} == shardings
+    assert {key: tuple(found[key].scale.spec) for key in found} == {
+        "whole blocks": ("data", "model"),
+        "split blocks": ("data",),
+        "short rows": ("data", None),
+    }
+
+
+def test_zero_shards_accumulators_over_the_first_free_dimension_that_divides():
+    optimizer = adadelta()
+    shardings = state_shardings(optimizer, PARAMS, PARAM_SHARDINGS, zero_axis="data")
+    (state,) = [node for node in shardings if isinstance(node, ScaleByAdadeltaState)]
+    expected = {
+        "body": {"kernel": ("data", "model")},
+        "head": {"kernel": ("model", None), "bias": (None,), "scale": ()},
+    }
+    for averages in (state.square_avg, state.acc_delta):
+        shapes = jax.tree.map(lambda p: p.shape, PARAMS, is_leaf=lambda x: hasattr(x, "shape"))
+        specs = jax.tree.map(lambda s, p: padded(s, p.shape), averages, PARAMS)
+        assert specs == expected, shapes
+    assert tuple(state.count.spec) == ()
+
+
+def test_zero_leaves_alone_what_is_not_an_accumulator():
+    optimizer = optax.MultiSteps(adadelta(), every_k_schedule=4)
+    plain = state_shardings(optimizer, PARAMS, PARAM_SHARDINGS)
+    zero = state_shardings(optimizer, PARAMS, PARAM_SHARDINGS, zero_axis="data")
+    assert zero.acc_grads == plain.acc_grads == PARAM_SHARDINGS
+    assert zero.inner_opt_state != plain.inner_opt_state
+
+
+def test_zero_divides_the_bytes_of_the_accumulators_by_the_devices_along_the_axis():
+    params = {f"layer{i}": jax.ShapeDtypeStruct((512, 512), jnp.float32) for i in range(3)}
+    mesh = AbstractMesh((8,), ("data",))
+    for accumulator_dtype, bytes_each in ((None, 4), ("bfloat16", 2), ("int8", 1 + 4 / 256)):
+        optimizer = adadelta(accumulator_dtype=accumulator_dtype)
+        state = jax.eval_shape(optimizer.init, params)
+        count = 4
+        parameters = 3 * 512 * 512
+        for zero_axis, share in ((None, 1), ("data", 8)):
+            shardings = state_shardings(optimizer, params, sharded([], mesh), zero_axis=zero_axis)
+            expected = 2 * bytes_each * parameters / share + count
+            assert bytes_per_device(state, shardings) == expected
+
+
+def test_one_sharding_stands_for_all_parameters():
+    everywhere = sharded([])
+    assert state_shardings(adadelta(), PARAMS, everywhere) == state_shardings(
+        adadelta(), PARAMS, jax.tree.map(lambda _: everywhere, PARAMS)
+    )
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_state_can_be_made_so(name, axis_type):
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(axis_type,) * 2)
+    shardings = jax.tree.map(lambda s: sharded(s.spec, mesh), PARAM_SHARDINGS)
+    with jax.set_mesh(mesh):
+        params = jax.tree.map(
+            lambda p, s: jax.device_put(jnp.ones(p.shape, p.dtype), s), PARAMS, shardings
+        )
+        wanted = state_shardings(OPTIMIZERS[name], params, shardings, zero_axis="data")
+        state = jax.device_put(OPTIMIZERS[name].init(params), wanted)
+    for array, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True):
+        assert array.sharding.is_equivalent_to(sharding, array.ndim)
+
+
+@pytest.mark.parametrize("accumulator_dtype", [None, "bfloat16", "int8"])
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_init_puts_accumulators_where_their_parameters_are(accumulator_dtype, axis_type):
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(axis_type,) * 2)
+    sharding = sharded(["data", "model"], mesh)
+    optimizer = scale_by_adadelta(accumulator_dtype=accumulator_dtype)
+    with jax.set_mesh(mesh):
+        params = jax.device_put(jnp.ones((64, 512)), sharding)
+        state = optimizer.init(params)
+    for accumulator in (state.square_avg, state.acc_delta):
+        array = jax.tree.leaves(accumulator)[0]
+        assert array.sharding.is_equivalent_to(sharding, 2)
+
+
+def raises(error, message):
+    return pytest.raises(error, match=f"^{re.escape(message)}")
+
+
+def test_an_axis_that_the_mesh_lacks_is_named():
+    message = "zero_axis must be an axis of the mesh, one of 'data', 'model', got 'batch'"
+    with raises(ValueError, message):
+        state_shardings(adadelta(), PARAMS, PARAM_SHARDINGS, zero_axis="batch")
+
+
+def test_a_parameter_that_is_already_sharded_over_the_axis_is_named():
+    message = (
+        "zero_axis must be an axis over which no parameter is sharded, got 'model', "
+        "over which body/kernel is"
+    )
+    with raises(ValueError, message):
+        state_shardings(adadelta(), PARAMS, PARAM_SHARDINGS, zero_axis="model")
+    with raises(ValueError, message):
+        both = sharded([None, ("data", "model")])
+        shardings = {**PARAM_SHARDINGS, "body": {"kernel": both}}
+        state_shardings(adadelta(), PARAMS, shardings, zero_axis="model")
+
+
+def test_a_sharding_that_does_not_fit_its_parameter_is_named():
+    shardings = {"body": PARAM_SHARDINGS["body"], "head": sharded(["model"])}
+    with raises(ValueError, "head/scale, of shape (), cannot be sharded as "):
+        state_shardings(adadelta(), PARAMS, shardings)
+
+
+def test_what_is_no_named_sharding_is_refused():
+    single = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with raises(TypeError, "the sharding of body/kernel must be a NamedSharding, got Single"):
+        state_shardings(adadelta(), PARAMS, single)
+    with raises(TypeError, "the sharding of body/kernel must be a NamedSharding, got P"):
+        state_shardings(adadelta(), PARAMS, SPECS)
+
+
+def test_shardings_of_other_parameters_are_refused():
+    with raises(ValueError, "param_shardings does not match params: "):
+        state_shardings(adadelta(), PARAMS, {"body": sharded([])})
+
+
+def test_a_state_that_hides_its_parameters_is_refused():
+    with raises(ValueError, "optimizer must have a state in which optax.tree_map_params finds"):
+        state_shardings(optax.flatten(adadelta()), PARAMS, PARAM_SHARDINGS)
+
+
+def test_no_parameters_are_refused():
+    with raises(ValueError, "params has no parameter"):
+        state_shardings(adadelta(), {}, sharded([]))
+
+
+def llama_70b():
+    """The shapes of a 70 B-parameter decoder: 80 layers of width 8192, grouped-query attention."""
+
+    def weights(*shape):
+        return jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+
+    layer = {
+        "query": weights(8192, 8192),
+        "key": weights(8192, 1024),
+        "value": weights(8192, 1024),
+        "out": weights(8192, 8192),
+        "gate": weights(8192, 28672),
+        "up": weights(8192, 28672),
+        "down": weights(28672, 8192),
+        "norms": weights(2, 8192),
+    }
+    embeddings = {"embedding": weights(128256, 8192), "unembedding": weights(8192, 128256)}
+    return {f"layer{i}": layer for i in range(80)} | embeddings
+
+
+def test_seventy_billion_parameters_take_no_memory_to_plan():
+    params = llama_70b()
+    parameters = sum(math.prod(p.shape) for p in jax.tree.leaves(params))
+    assert 70e9 < parameters < 71e9
+    everywhere = sharded([], AbstractMesh((64,), ("data",)))
+    tracemalloc.start()
+    state = jax.eval_shape(adadelta().init, params)
+    shardings = state_shardings(adadelta(), params, everywhere, zero_axis="data")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1e9
+    assert bytes_per_device(state, shardings) == 8 * parameters / 64 + 4
