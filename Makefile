@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types wheel benchmarks clean
+.PHONY: help demo test lint types wheel crashes benchmarks clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,12 +24,17 @@ lint: $(VENV)/installed-dev  ## check style and formatting
 types: $(VENV)/installed-dev  ## check types
 	$(BIN)/pyright
 
-benchmarks: $(VENV)/installed-benchmarks  ## measure speed and memory against the peers (half an hour)
+crashes: $(VENV)/installed-test  ## end training processes at random moments, as often as a night allows
+	ADADELTA_JAX_CRASHES=20 $(BIN)/python -m pytest -n $(JOBS) tests/distributed/test_crashes.py
+
+benchmarks: $(VENV)/installed-benchmarks  ## measure all that the documents say of speed, memory and small state (hours)
 	mkdir -p benchmarks/results
-	for name in step_time train_step memory compile_time; do \
+	for name in step_time train_step memory compile_time accumulators; do \
 		$(BIN)/python benchmarks/$$name.py --json benchmarks/results/$$name.json \
 			--plot docs/images/$$name.png || exit 1; \
 	done
+	$(BIN)/python benchmarks/state_bytes.py --json benchmarks/results/state_bytes.json
+	$(BIN)/python benchmarks/tables.py
 
 wheel: $(VENV)/installed-dev  ## build the wheel, install it into an empty environment and import it
 	rm -rf dist build/empty-environment

@@ -1,6 +1,6 @@
 """Adadelta for JAX, as Optax gradient transformations."""
 
-from adadelta_jax import sharding, torch_interop
+from adadelta_jax import diagnostics, sharding, torch_interop
 from adadelta_jax._hooks import with_step_hooks
 from adadelta_jax._optimizer import adadelta
 from adadelta_jax._param_groups import carry_over_state, label_by_path, param_groups
@@ -10,6 +10,7 @@ __all__ = [
     "ScaleByAdadeltaState",
     "adadelta",
     "carry_over_state",
+    "diagnostics",
     "label_by_path",
     "param_groups",
     "scale_by_adadelta",

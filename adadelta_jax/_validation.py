@@ -335,6 +335,15 @@ def accumulators_fit(path: Any, old: Any, new: Any) -> bool:
     return False
 
 
+def check_holds_accumulators(states: Collection[Any]) -> None:
+    """Raise unless there is a state of Adadelta's to look into."""
+    if not states:
+        raise ValueError(
+            "opt_state holds no ScaleByAdadeltaState: pass the state of an optimizer made with "
+            "adadelta or scale_by_adadelta"
+        )
+
+
 def check_hook(name: str, hook: Any) -> None:
     """Raise unless a hook can be called."""
     if hook is not None and not callable(hook):
