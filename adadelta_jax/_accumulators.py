@@ -251,13 +251,13 @@ def _round(values: jax.Array, dtype: jnp.dtype, seeds: tuple | None) -> jax.Arra
     info, wider = jnp.finfo(dtype), jnp.finfo(values.dtype)
     if info.nmant >= wider.nmant:
         return values.astype(dtype)
-    values = jnp.minimum(values, info.max)
+    values = jnp.minimum(values, float(info.max))
     bits = random_bits(values.shape, seeds)
     rounded = _round_in_steps(
         values, bits, mantissa_bits=info.nmant, smallest_normal=float(info.smallest_normal)
     )
     # To differentiation rounding is the identity, as it is on average.
-    return (values + lax.stop_gradient(rounded - values)).astype(dtype)
+    return (lax.stop_gradient(rounded) + (values - lax.stop_gradient(values))).astype(dtype)
 
 
 def _round_in_steps(

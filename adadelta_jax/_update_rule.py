@@ -75,10 +75,12 @@ def upper_bounds(
     No more is known of where each is largest. v is at least half as large somewhere. u follows from
     :math:`(1 - \rho) \Delta^2 \le u + \varepsilon`, since v is at least :math:`(1 - \rho) g^2`; it
     is at least :math:`\rho / (1 + \rho)` times as large somewhere, unless it is less than ε.
+    Both are NaN where a gradient is.
     """
     _, square_avg, _ = update_rule(grad, square_avg, acc_delta, rho=rho, eps=eps)
     most = rho * acc_delta + (acc_delta + eps)
-    return square_avg, lax.min(most, jnp.full_like(most, jnp.finfo(most.dtype).max))
+    acc_delta = lax.min(most, jnp.full_like(most, jnp.finfo(most.dtype).max))
+    return square_avg, jnp.where(jnp.isnan(square_avg), jnp.nan, acc_delta)
 
 
 def _power_of_two_near_inverse_root(x: jax.Array) -> jax.Array:
