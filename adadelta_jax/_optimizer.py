@@ -41,7 +41,7 @@ def adadelta(
         learning_rate: γ, a scalar of at least 0 (a number, a 0-d array or a traced value), a
             schedule (step count to scalar), or None, which means 1.0, as in the paper.
         rho: Decay rate of both averages, a scalar in [0, 1].
-        eps: ε, added to both averages inside the roots, a scalar of at least 0.
+        eps: ε, added to both averages inside the roots, a scalar in [0, 1e30].
         weight_decay: λ, a scalar of at least 0, or a schedule.
         weight_decay_mask: A pytree of booleans like the parameters or a prefix of them, or a
             function from the parameters to one: True where weight decay applies. None: everywhere.

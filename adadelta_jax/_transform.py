@@ -68,7 +68,7 @@ def scale_by_adadelta(
 
     Args:
         rho: Decay rate of both averages, a scalar in [0, 1].
-        eps: ε, added to both averages inside the roots, a scalar of at least 0, in the units of
+        eps: ε, added to both averages inside the roots, a scalar in [0, 1e30], in the units of
             the square of a gradient and of a parameter.
         accumulator_dtype: How v and u are stored, None or a dtype; see the table.
 

@@ -29,15 +29,16 @@ def update_rule(
 
     Every step stays within the range of the dtype. A gradient whose square would not fit, an
     infinite one too, counts as the largest whose square does (1.8e19 in float32), so that v
-    saturates instead of becoming infinite; so does u. An ε of 0 counts as the smallest normal
-    number in ``v + eps``, so that a zero gradient gives a zero update.
+    saturates instead of becoming infinite; so does u. In ``v + eps`` an ε counts as
+    2²² of the smallest normal number (4.9e-32 in float32) at least, so that a zero gradient gives a
+    zero update, and g can be divided by the root.
 
     Args:
         grad: The gradient g, float32 or float64, of any shape.
         square_avg: v = E[g²], at least 0, like ``grad``.
         acc_delta: u = E[Δx²], at least 0, like ``grad``.
         rho: Decay rate of both averages, in [0, 1].
-        eps: Added to both averages inside the root, at least 0.
+        eps: Added to both averages inside the root, in [0, 1e30].
 
     Returns:
         The triple ``(delta, square_avg, acc_delta)``: Δ, and the new v and u, all like ``grad``.
@@ -54,7 +55,7 @@ def update_rule(
     weighted_square = one_minus_rho * (grad * grad)
     square_avg = rho * square_avg + weighted_square
     u_eps = acc_delta + eps
-    v_eps = square_avg + jnp.maximum(eps, info.tiny)
+    v_eps = square_avg + jnp.maximum(eps, info.tiny * 2**22)
 
     scale = _power_of_two_near_inverse_root(v_eps)  # scaling is exact
     delta = jnp.sqrt(u_eps / (v_eps * scale * scale)) * (grad * scale)

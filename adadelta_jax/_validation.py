@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+LARGEST_EPS = 1e30  # next to the largest float32 it makes no difference
 ACCUMULATOR_DTYPES = ("float32", "float64", "bfloat16", "float16", "int8")
 
 
@@ -27,8 +28,10 @@ def check_hyperparameters(
     for name, value in (("learning_rate", learning_rate), ("weight_decay", weight_decay)):
         if not callable(value):
             _check_number(name, value, "a number, a 0-d array or a schedule")
-    for name, value in (("rho", rho), ("eps", eps)):
-        _check_number(name, value, "a number or a 0-d array", highest=1 if name == "rho" else None)
+    _check_number("rho", rho, "a number or a 0-d array", highest=1)
+    _check_number("eps", eps, "a number or a 0-d array")
+    if not isinstance(eps, jax.core.Tracer) and float(eps) > LARGEST_EPS:
+        raise ValueError(f"eps must be at most {LARGEST_EPS:g}, got {float(eps):g}")
 
 
 def _check_number(name: str, value: Any, expected: str, highest: float | None = None) -> None:

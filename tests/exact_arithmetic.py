@@ -25,7 +25,7 @@ class Step(NamedTuple):
 
 def exact_step(grad, square_avg, acc_delta, rho, eps, in_mpmath=False):
     """The result that the update rule documents, with `rho` and `eps` the very numbers given."""
-    least_eps = max(eps, float(np.finfo(grad.dtype).tiny))
+    least_eps = max(eps, float(np.finfo(grad.dtype).tiny) * 2**22)
     in_mpmath = in_mpmath or grad.dtype != np.float32 or not LONG_DOUBLE_SUFFICES
     real, sqrt = (_to_mpmath, _mpmath_sqrt) if in_mpmath else (np.longdouble, np.sqrt)
     g, v, u = real(saturated(grad)), real(square_avg), real(acc_delta)

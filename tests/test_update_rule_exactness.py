@@ -136,7 +136,7 @@ def where_nothing_is_lost(exact, states, eps):
     info = np.finfo(states[0].dtype)
     tiny, unnoticed = info.tiny.astype(np.longdouble), 2.0 ** -(info.nmant + 3)
     square_avg, acc_delta = (each.astype(np.longdouble) for each in exact[1:])
-    v_eps, u_eps = square_avg + max(eps, tiny), states[2].astype(np.longdouble) + eps
+    v_eps, u_eps = square_avg + max(eps, tiny * 2**22), states[2].astype(np.longdouble) + eps
     grad_is_safe = np.abs(states[0]) >= tiny * 2.0 ** (info.maxexp // 2 - 10)
     return Step(
         delta=(tiny <= unnoticed * np.minimum(v_eps, u_eps)) & (grad_is_safe | (u_eps <= 2**22)),

@@ -38,6 +38,7 @@ def raises(error, message):
         ("rho", "0.9", TypeError, "rho must be a number or a 0-d array, got '0.9'"),
         ("rho", [0.9, 0.9], TypeError, "rho must be a number or a 0-d array, got [0.9, 0.9]"),
         ("rho", 0.9j, TypeError, "rho must be a number or a 0-d array, got 0.9j"),
+        ("eps", 2e30, ValueError, "eps must be at most 1e+30, got 2e+30"),
         ("eps", -1e-6, ValueError, "eps must be >= 0, got -1e-06"),
         ("eps", float("nan"), ValueError, "eps must be finite, got nan"),
         ("eps", jnp.float32(-1), ValueError, "eps must be >= 0, got -1"),
