@@ -1,8 +1,10 @@
 """Where the state of every kind of optimizer lives, and what is said of what cannot be."""
 
+import importlib
 import math
 import re
 import tracemalloc
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -251,28 +253,10 @@ def test_no_parameters_are_refused():
         state_shardings(adadelta(), {}, sharded([]))
 
 
-def llama_70b():
-    """The shapes of a 70 B-parameter decoder: 80 layers of width 8192, grouped-query attention."""
-
-    def weights(*shape):
-        return jax.ShapeDtypeStruct(shape, jnp.bfloat16)
-
-    layer = {
-        "query": weights(8192, 8192),
-        "key": weights(8192, 1024),
-        "value": weights(8192, 1024),
-        "out": weights(8192, 8192),
-        "gate": weights(8192, 28672),
-        "up": weights(8192, 28672),
-        "down": weights(28672, 8192),
-        "norms": weights(2, 8192),
-    }
-    embeddings = {"embedding": weights(128256, 8192), "unembedding": weights(8192, 128256)}
-    return {f"layer{i}": layer for i in range(80)} | embeddings
-
-
-def test_seventy_billion_parameters_take_no_memory_to_plan():
-    params = llama_70b()
+def test_seventy_billion_parameters_take_no_memory_to_plan(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+    state_bytes = importlib.import_module("state_bytes")
+    params = state_bytes.works(quick=False)["llama_70b"]
     parameters = sum(math.prod(p.shape) for p in jax.tree.leaves(params))
     assert 70e9 < parameters < 71e9
     everywhere = sharded([], AbstractMesh((64,), ("data",)))
