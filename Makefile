@@ -5,8 +5,12 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 JOBS ?= 2
 
+# The lowest versions of what the package depends on, as pip takes them.
+OLDEST = import re, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	print(*(re.sub(">=(.+),.*", r"==\1", each) for each in project["dependencies"]))
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types wheel crashes benchmarks clean
+.PHONY: help demo test test-oldest lint types wheel crashes benchmarks clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -16,6 +20,9 @@ demo: $(VENV)/installed-examples  ## train a network on real handwritten digits,
 
 test: $(VENV)/installed-test  ## run every test, with coverage
 	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term
+
+test-oldest: $(VENV)-oldest/installed  ## run every test on the oldest JAX and Optax that pyproject.toml allows
+	$(VENV)-oldest/bin/python -m pytest -n $(JOBS)
 
 lint: $(VENV)/installed-dev  ## check style and formatting
 	$(BIN)/ruff check .
@@ -44,7 +51,13 @@ wheel: $(VENV)/installed-dev  ## build the wheel, install it into an empty envir
 	cd build && empty-environment/bin/python -c "import adadelta_jax; print(adadelta_jax.__file__)"
 
 clean:  ## remove all that the other targets made
-	rm -rf $(VENV) build dist runs .pytest_cache .ruff_cache .coverage
+	rm -rf $(VENV) $(VENV)-oldest build dist runs .pytest_cache .ruff_cache .coverage
+
+$(VENV)-oldest/installed: pyproject.toml
+	test -x $(VENV)-oldest/bin/python || $(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --quiet --editable '.[test]' \
+		$$($(VENV)-oldest/bin/python -c '$(OLDEST)')
+	touch $@
 
 $(VENV)/installed-%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -123,8 +123,13 @@ def largest_in_blocks(x: Any) -> jax.Array:
     """
     if isinstance(x, Int8Blocks):
         return _decoded(_reduced(x.codes, lax.max)) * x.scale
-    magnitude = _reduced(lax.stop_gradient(x), lambda a, b: lax.max(lax.abs(a), lax.abs(b)))
-    return magnitude.astype(jnp.float32)
+    if x.dtype.itemsize == 2:
+        # That backend is slow to compare half precision; bit patterns without a sign compare alike.
+        patterns = lax.bitcast_convert_type(x, jnp.uint16) & 0x7FFF
+        largest = lax.bitcast_convert_type(_reduced(patterns, lax.max), x.dtype)
+    else:
+        largest = _reduced(lax.stop_gradient(x), lambda a, b: lax.max(lax.abs(a), lax.abs(b)))
+    return largest.astype(jnp.float32)
 
 
 def store(
@@ -266,8 +271,9 @@ def _round_in_steps(
     """`values` with so few bits of mantissa: the number above for large `bits`, else that below.
 
     As many of all `bits` count as large as make the mean over them the value itself. Below
-    `smallest_normal` numbers lie in even steps, as far apart as those above it, or by the least
-    number that is normal in float32: processors take those below for zero.
+    `smallest_normal`, if that is not where the dtype of `values` ends, numbers lie in even steps,
+    as far apart as those above it, or by the least number that is normal in float32: processors
+    take those below for zero.
     """
     info = jnp.finfo(values.dtype)
     unsigned = jnp.dtype(f"uint{info.bits}")
@@ -277,10 +283,9 @@ def _round_in_steps(
     pattern = lax.bitcast_convert_type(values, unsigned)
     rounded = lax.bitcast_convert_type((pattern + noise) >> dropped << dropped, values.dtype)
 
-    step = max(smallest_normal * 2.0**-mantissa_bits, 2.0**-126)
-    below = jnp.floor(values / step)
-    up = (~bits >> 8).astype(values.dtype) * 2.0**-24 < values / step - below
-    in_even_steps = (below + up) * step
-
-    rounded = jnp.where(values < smallest_normal, in_even_steps, rounded)
+    if smallest_normal > float(info.smallest_normal):
+        step = max(smallest_normal * 2.0**-mantissa_bits, 2.0**-126)
+        below = jnp.floor(values / step)
+        up = (~bits >> 8).astype(values.dtype) * 2.0**-24 < values / step - below
+        rounded = jnp.where(values < smallest_normal, (below + up) * step, rounded)
     return jnp.where(jnp.isnan(values), values, rounded)

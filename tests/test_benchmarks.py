@@ -33,6 +33,13 @@ def import_path(monkeypatch):
         ("memory", "update", "adadelta_jax optax keras", BYTES | {"dtype", "weight_decay"}),
         ("memory", "mlp_256", "adadelta_jax optax sgd", BYTES | {"dtype", "weight_decay"}),
         ("compile_time", "10", "adadelta_jax optax", MEDIAN | STAGES | {"leaves", "equations"}),
+        (
+            "accumulators",
+            "step_time",
+            "float32 bfloat16_to_nearest int8",
+            MEDIAN | BYTES | {"network", "dtype"},
+        ),
+        ("accumulators", "mnist", "float32 int8", {"mean", "standard_error", "scores"}),
     ],
     ids=[
         "step_time",
@@ -40,6 +47,8 @@ def import_path(monkeypatch):
         "memory of an update",
         "memory of a train step",
         "compile_time",
+        "accumulators: step_time",
+        "accumulators: mnist",
     ],
 )
 def test_a_benchmark_prints_a_table_and_writes_json_and_a_plot(
