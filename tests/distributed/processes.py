@@ -1,0 +1,123 @@
+"""Runs the examples as real processes, each of which has ended when its test has."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+LONGEST = 240  # seconds: what takes more hangs, on however busy a machine
+
+
+@contextlib.contextmanager
+def started(script, *flags, **settings):
+    """The running process, whose output goes to its file `printed`; killed at the end.
+
+    It sees CPU devices alone, and of the variables that set JAX up only `settings`.
+    """
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("JAX_", "XLA_", "SLURM_"))
+    }
+    environment |= {"JAX_PLATFORMS": "cpu"} | {name: str(settings[name]) for name in settings}
+    command = [sys.executable, "-W", "error", EXAMPLES / script, *map(str, flags)]
+    with tempfile.TemporaryFile("w+") as printed:
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        process.printed = printed
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with the processes that it has started
+            process.wait()
+
+
+def output_of(process):
+    """All that it has printed so far."""
+    process.printed.seek(0)
+    return process.printed.read()
+
+
+def wait_for(processes):
+    """Wait until all have ended, or one has failed, or time is up; what they printed, in order.
+
+    One that failed would leave the others waiting for it.
+    """
+    deadline = time.monotonic() + LONGEST
+    while None in (statuses := [process.poll() for process in processes]):
+        if any(statuses) or time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    return statuses, [output_of(process) for process in processes]
+
+
+def run(script, *flags, **settings):
+    """What the script printed, when it has ended well."""
+    with started(script, *flags, **settings) as process:
+        (status,), (output,) = wait_for([process])
+    assert status == 0, f"status {status}:\n{output}"
+    return output
+
+
+def run_together(count, *flags, slurm=False, **settings):
+    """What each of `count` processes of multihost.py printed, when all have ended well."""
+    for _ in range(3):
+        with socket.create_server(("localhost", 0)) as free:
+            port = free.getsockname()[1]
+        with contextlib.ExitStack() as stack:
+            processes = []
+            for index in range(count):
+                if slurm:
+                    joining, own = ["--cluster"], settings | slurm_settings(count, index, port)
+                else:
+                    joining, own = ["--coordinator", f"localhost:{port}"], settings
+                    joining += ["--num-processes", count, "--process-id", index]
+                process = started("multihost.py", *flags, *joining, **own)
+                processes.append(stack.enter_context(process))
+            statuses, outputs = wait_for(processes)
+        if "Failed to add port" not in outputs[0]:  # else another program was quicker
+            break
+    report = "\n".join(f"status {s}:\n{o}" for s, o in zip(statuses, outputs, strict=True))
+    assert statuses == [0] * count, report
+    return outputs
+
+
+def slurm_settings(count, index, port):
+    """What SLURM tells each process of a job on this machine."""
+    return {
+        "SLURM_JOB_ID": 1,
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": count,
+        "SLURM_PROCID": index,
+        "SLURM_LOCALID": index,
+        "JAX_COORDINATOR_PORT": port,
+    }
+
+
+def result_in(path):
+    """The arrays that --result wrote, by name."""
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def assert_same_bits(actual, expected):
+    """That two results are equal in every bit, dtypes and shapes too."""
+    assert actual.keys() == expected.keys()
+    for name, array in expected.items():
+        assert actual[name].dtype == array.dtype
+        assert actual[name].shape == array.shape
+        assert actual[name].tobytes() == array.tobytes(), name
