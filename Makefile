@@ -10,7 +10,7 @@ OLDEST = import re, tomllib; project = tomllib.load(open("pyproject.toml", "rb")
 	print(*(re.sub(">=(.+),.*", r"==\1", each) for each in project["dependencies"]))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest lint types wheel crashes benchmarks clean
+.PHONY: help demo test test-oldest lint types wheel fuzz long-runs crashes benchmarks clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,6 +30,13 @@ lint: $(VENV)/installed-dev  ## check style and formatting
 
 types: $(VENV)/installed-dev  ## check types
 	$(BIN)/pyright
+
+fuzz: $(VENV)/installed-test  ## compare with torch on 20,000 random runs, and damage 200,000 inputs
+	ADADELTA_JAX_FUZZ=20000 ADADELTA_JAX_FUZZ_DAMAGE=200000 \
+		$(BIN)/python -m pytest -n $(JOBS) tests/fuzz
+
+long-runs: $(VENV)/installed-test  ## take a million steps and compare them with float64
+	ADADELTA_JAX_LONG_RUNS=1 $(BIN)/python -m pytest -s tests/test_long_runs.py
 
 crashes: $(VENV)/installed-test  ## end training processes at random moments, as often as a night allows
 	ADADELTA_JAX_CRASHES=20 $(BIN)/python -m pytest -n $(JOBS) tests/distributed/test_crashes.py

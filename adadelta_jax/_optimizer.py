@@ -87,6 +87,8 @@ def adadelta(
     _validation.check_hyperparameters(
         learning_rate=learning_rate, rho=rho, eps=eps, weight_decay=weight_decay
     )
+    _validation.check_flag("maximize", maximize)
+    _validation.check_flag("decoupled_weight_decay", decoupled_weight_decay)
     scale = scale_by_adadelta(rho, eps, accumulator_dtype=accumulator_dtype)
     decays = not (isinstance(weight_decay, (int, float)) and weight_decay == 0)
 

@@ -191,6 +191,16 @@ def check_groups(param_groups: Any) -> None:
             raise ValueError(
                 f"param_groups[{index}] has {count} params, but {len(names)} param_names"
             )
+    ids = [id_ for group in param_groups for id_ in group["params"] if isinstance(id_, int | str)]
+    repeated = [str(id_) for id_, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise ValueError(f"param_groups have {', '.join(repeated)} more than once")
+    named = ["param_names" in group for group in param_groups]
+    if any(named) and not all(named):
+        raise ValueError(
+            f"param_groups[{named.index(True)}] has param_names, "
+            f"but param_groups[{named.index(False)}] has none"
+        )
 
 
 def names_in_groups(

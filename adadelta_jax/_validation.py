@@ -52,6 +52,12 @@ def _check_number(name: str, value: Any, expected: str, highest: float | None = 
         raise ValueError(f"{name} must be finite, got {number:g}")
 
 
+def check_flag(name: str, value: Any) -> None:
+    """Raise unless `value` is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
 def check_accumulator_dtype(accumulator_dtype: Any) -> None:
     """Raise unless accumulators can be stored so."""
     if accumulator_dtype is None:

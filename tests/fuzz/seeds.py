@@ -1,0 +1,38 @@
+"""Which cases a run tries, and what it says of those that fail.
+
+A case follows from its seed alone. ``ADADELTA_JAX_FUZZ`` and ``ADADELTA_JAX_FUZZ_DAMAGE`` say how
+many cases of each kind there are, and ``ADADELTA_JAX_FUZZ_SEED`` the seed of the first.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+
+CHUNK = 100
+
+
+def chunks(variable: str, default: int) -> list[range]:
+    """The seeds, a hundred for each test, so that several processes share them."""
+    first = int(os.environ.get("ADADELTA_JAX_FUZZ_SEED", 0))
+    count = int(os.environ.get(variable, default))
+    seeds = range(first, first + count)
+    return [seeds[start : start + CHUNK] for start in range(0, count, CHUNK)]
+
+
+def name_of_chunk(seeds: range) -> str:
+    """What the test of some seeds is called."""
+    return f"{seeds[0]}-{seeds[-1]}"
+
+
+def run_all(run: Callable[[int], object], seeds: Iterable[int], variable: str) -> None:
+    """Run every seed's case; raise one error for all that fail."""
+    failures = []
+    for seed in seeds:
+        try:
+            run(seed)
+        except Exception as error:
+            failures.append(
+                f"{variable}=1 ADADELTA_JAX_FUZZ_SEED={seed} runs this case alone:\n"
+                f"{type(error).__name__}: {error}"
+            )
+    if failures:
+        raise AssertionError(f"{len(failures)} failed\n\n" + "\n\n".join(failures))

@@ -1,0 +1,152 @@
+"""What the properties are tested over: gradients, settings, ways to store, trees; and their runs.
+
+`ADADELTA_JAX_EXAMPLES=20` tries 20 times as many examples, other ones at every run.
+"""
+
+import functools
+import os
+from typing import NamedTuple
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import strategies
+from hypothesis.extra import numpy as numpy_strategies
+
+from adadelta_jax import _accumulators, scale_by_adadelta
+
+TIMES = int(os.environ.get("ADADELTA_JAX_EXAMPLES", "1"))
+STEPS, COORDINATES = 12, 5
+
+# A parameter's dtype, and how its accumulators are stored.
+STORAGES = [
+    *(("float32", each) for each in (None, "float32", "float64", "bfloat16", "float16", "int8")),
+    ("float16", None),
+    ("float16", "float16"),
+    ("bfloat16", None),
+    ("bfloat16", "bfloat16"),
+    ("bfloat16", "int8"),
+    ("float64", None),
+    ("float64", "float32"),
+    ("complex64", None),
+    ("complex64", "float64"),
+]
+
+
+def examples(number):
+    """That many examples; the same ones at every run, unless more are asked for."""
+    return hypothesis.settings(
+        max_examples=number * TIMES,
+        derandomize=TIMES == 1,
+        database=None,
+        deadline=None,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
+
+
+def needs_float64(storage):
+    return bool({"float64", "complex128"} & set(storage))
+
+
+def _float32(number):
+    """Settings are float32, so that a test knows what a step computes with."""
+    return float(np.float32(number))
+
+
+rhos = strategies.sampled_from([0.0, 0.5, 0.9, 0.95, 0.99, 0.999, 1 - 2.0**-24]).map(
+    _float32
+) | strategies.floats(0, 1, exclude_max=True, width=32, allow_subnormal=False)
+positive_epss = strategies.just(_float32(1e-6)) | strategies.floats(_float32(1e-30), 1, width=32)
+epss = positive_epss | strategies.just(0.0)
+
+
+def gradients(dtype="float32"):
+    """Finite gradients of every size and sign, many of them zero, [steps, coordinates]."""
+    info = jnp.finfo(dtype)
+    width = 64 if info.bits == 64 and dtype != "complex64" else 32
+    largest = float(info.max)
+    whatever = strategies.floats(-largest, largest, width=width, allow_subnormal=False)
+    usual = strategies.floats(-100, 100, width=width, allow_subnormal=False)
+    special = strategies.sampled_from([0.0, 0.0, 0.0, 1.0, -1.0, largest, -largest])
+    parts = numpy_strategies.arrays(
+        f"float{width}",
+        (STEPS, COORDINATES),
+        elements=special | usual | whatever,
+        fill=strategies.nothing(),  # each drawn by itself
+    )
+    if dtype == "complex64":
+        return strategies.tuples(parts, parts).map(lambda two: two[0] + 1j * two[1])
+    return parts.map(lambda array: array.astype(info.dtype))
+
+
+shapes = strategies.sampled_from([(), (0,), (3, 0), (1,), (7,), (2, 3, 4), (5000,), (80, 70)])
+trees = strategies.recursive(
+    shapes,
+    lambda below: (
+        strategies.lists(below, max_size=3)
+        | strategies.dictionaries(strategies.sampled_from("abc"), below, max_size=3)
+    ),
+    max_leaves=4,
+)
+
+
+class Run(NamedTuple):
+    """What each step gave, [steps, numbers], float64; a complex number is two numbers."""
+
+    grads: np.ndarray
+    updates: np.ndarray
+    square_avg: np.ndarray
+    acc_delta: np.ndarray
+    square_avg_scale: np.ndarray  # that of each number's block of 8 bits, else one
+    acc_delta_scale: np.ndarray
+
+    def before(self, name):
+        """The accumulator of that name as each step found it."""
+        after = getattr(self, name)
+        return np.concatenate([np.zeros_like(after[:1]), after[:-1]])
+
+
+def run(grads, storage, rho, eps, first_acc_delta=0.0):
+    """One step for each row of `grads`, from a fresh state, in one scan."""
+    dtype, accumulator_dtype = storage
+    if accumulator_dtype == "int8":  # a parameter large enough to be stored in blocks
+        grads = np.tile(grads, _accumulators.SMALLEST_IN_BLOCKS // COORDINATES + 1)
+    with jax.enable_x64(needs_float64(storage)):
+        grads = jnp.asarray(grads, dtype)
+        results = _scan(accumulator_dtype)(grads, rho, eps, first_acc_delta)
+        return Run(*map(_real_numbers, (grads, *results)))
+
+
+@functools.cache
+def _scan(accumulator_dtype):
+    @jax.jit
+    def scan(grads, rho, eps, first_acc_delta):
+        optimizer = scale_by_adadelta(rho, eps, accumulator_dtype=accumulator_dtype)
+
+        def step(state, grad):
+            updates, state = optimizer.update(grad, state)
+            accumulators = (state.square_avg, state.acc_delta)
+            values = map(_accumulators.values, accumulators)
+            return state, (updates, *values, *map(_scale_of_each, accumulators))
+
+        state = optimizer.init(grads[0])
+        first = _accumulators.values(state.acc_delta) + first_acc_delta
+        state = state._replace(acc_delta=_accumulators.store(first, state.acc_delta, None))
+        return jax.lax.scan(step, state, grads)[1]
+
+    return scan
+
+
+def _scale_of_each(accumulator):
+    if not _accumulators.is_accumulator(accumulator):
+        return jnp.ones_like(accumulator)
+    blocks = jnp.repeat(accumulator.scale, _accumulators.BLOCK)
+    return blocks[: accumulator.codes.size]
+
+
+def _real_numbers(array):
+    array = np.asarray(array)
+    if np.iscomplexobj(array):
+        array = np.stack([array.real, array.imag], -1)
+    return array.astype(np.float64).reshape(len(array), -1)

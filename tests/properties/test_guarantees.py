@@ -1,0 +1,332 @@
+"""What holds of every step, whatever the gradients, the settings and the way to store the state."""
+
+import functools
+
+import chex
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import strategies
+from hypothesis.extra import numpy as numpy_strategies
+
+from adadelta_jax import adadelta, scale_by_adadelta
+from tests.properties.strategies import (
+    COORDINATES,
+    STEPS,
+    STORAGES,
+    epss,
+    examples,
+    gradients,
+    needs_float64,
+    positive_epss,
+    rhos,
+    run,
+    trees,
+)
+
+all_storages = pytest.mark.parametrize("storage", STORAGES, ids=str)
+LIMIT = float(np.sqrt(np.finfo(np.float32).max))
+
+
+def computed_in(storage):
+    return np.float64 if needs_float64(storage) else np.float32
+
+
+def update_dtype(storage):
+    return jnp.finfo(storage[0]).dtype
+
+
+def runs(storage):
+    """The arguments of a run, as a dictionary, and what they lead to."""
+    arguments = {"grads": gradients(storage[0]), "rho": rhos, "eps": epss}
+    return strategies.fixed_dictionaries(arguments).map(
+        lambda arguments: (arguments, run(storage=storage, **arguments))
+    )
+
+
+@all_storages
+@hypothesis.given(data=strategies.data())
+@examples(25)
+def test_finite_gradients_make_finite_updates_and_averages_of_at_least_zero(storage, data):
+    _, steps = data.draw(runs(storage))
+    assert np.isfinite(steps.grads).all()
+    assert np.isfinite(steps.updates).all()
+    for average in (steps.square_avg, steps.acc_delta):
+        assert np.isfinite(average).all()
+        assert (average >= 0).all()
+
+
+@functools.cache
+def optimizer_of(accumulator_dtype):
+    return scale_by_adadelta(accumulator_dtype=accumulator_dtype)  # a shape is compiled once
+
+
+@hypothesis.given(
+    shapes=trees,
+    dtypes=strategies.lists(
+        strategies.sampled_from(["float16", "bfloat16", "float32"]), min_size=4
+    ),
+    accumulator_dtype=strategies.sampled_from([None, "float32", "bfloat16", "float16", "int8"]),
+    size=strategies.sampled_from([0.0, 1.0, 6e4]),
+)
+@examples(60)
+def test_of_any_tree_updates_and_state_keep_the_form_and_are_finite(
+    shapes, dtypes, accumulator_dtype, size
+):
+    shapes, structure = jax.tree.flatten(shapes, is_leaf=lambda node: isinstance(node, tuple))
+    params = structure.unflatten(map(jnp.ones, shapes, dtypes))
+    grads = jax.tree.map(lambda param: param * param.dtype.type(size), params)
+    optimizer = optimizer_of(accumulator_dtype)
+    first = state = optimizer.init(params)
+    for _ in range(3):
+        updates, state = optimizer.update(grads, state, params)
+        chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+        chex.assert_trees_all_equal_shapes_and_dtypes(state, first)
+        chex.assert_tree_all_finite((updates, state))
+        for update in jax.tree.leaves(updates):
+            assert ((update != 0) == (size != 0)).all()
+
+
+@all_storages
+@hypothesis.given(data=strategies.data())
+@examples(25)
+def test_no_update_exceeds_the_root_of_u_plus_eps_over_one_minus_rho(storage, data):
+    """To two units in the last place of the arithmetic; measured: one."""
+    arguments, steps = data.draw(runs(storage))
+    rho, eps = arguments["rho"], arguments["eps"]
+    most = np.sqrt((steps.before("acc_delta") + eps) / (1 - rho))
+    most *= 1 + 2 * np.finfo(computed_in(storage)).eps
+    # Rounding to the gradient's dtype keeps the order.
+    most = np.minimum(most, float(jnp.finfo(update_dtype(storage)).max))
+    most = most.astype(update_dtype(storage)).astype(np.float64)
+    assert (np.abs(steps.updates) <= most).all()
+
+
+@all_storages
+@hypothesis.given(data=strategies.data())
+@examples(25)
+def test_a_zero_gradient_gives_a_zero_update_and_decays_both_averages_by_rho(storage, data):
+    """By one rounding, to nearest or, where less is stored than computed, to a neighbour."""
+    arguments, steps = data.draw(runs(storage))
+    zero = steps.grads == 0
+    assert (steps.updates[zero] == 0).all()
+    for name in ("square_avg", "acc_delta"):
+        before = steps.before(name).astype(computed_in(storage))
+        exact = computed_in(storage)(arguments["rho"]) * before
+        results = getattr(steps, name), exact, getattr(steps, f"{name}_scale")
+        stored, exact, scale = (array[zero] for array in results)
+        assert_is_rounded(stored, exact, storage, scale)
+
+
+def assert_is_rounded(stored, values, storage, scale):
+    """To where its format has the next numbers below and above, if it is not that of `values`."""
+    values = np.where(values < np.finfo(values.dtype).tiny, 0, values)  # subnormal: taken for zero
+    accumulator_dtype = storage[1]
+    if accumulator_dtype in (None, values.dtype):
+        np.testing.assert_array_equal(stored, values)
+        return
+    if accumulator_dtype == "int8":
+        mantissa_bits, smallest_normal = 3, 2.0**-30 * scale
+    else:
+        info = jnp.finfo(accumulator_dtype)
+        mantissa_bits, smallest_normal = info.nmant, float(info.smallest_normal)
+    values = values.astype(np.float64)
+    octave = np.ldexp(1.0, np.frexp(values)[1] - 1)
+    spacing = np.ldexp(np.maximum(octave, smallest_normal), -mantissa_bits)
+    spacing = np.where(values < smallest_normal, np.maximum(spacing, 2.0**-126), spacing)
+    below = np.floor(values / spacing) * spacing
+    above = np.where(below < values, below + spacing, below)
+    assert ((stored == below) | (stored == above)).all()
+
+
+@all_storages
+@hypothesis.given(data=strategies.data())
+@examples(10)
+def test_the_opposite_gradients_give_the_opposite_updates_and_the_same_averages(storage, data):
+    arguments, steps = data.draw(runs(storage))
+    opposite = run(storage=storage, **arguments | {"grads": -arguments["grads"]})
+    np.testing.assert_array_equal(-opposite.updates, steps.updates)
+    np.testing.assert_array_equal(opposite.square_avg, steps.square_avg)
+    np.testing.assert_array_equal(opposite.acc_delta, steps.acc_delta)
+
+
+@pytest.mark.parametrize("accumulator_dtype", [None, "bfloat16", "int8"])
+@hypothesis.given(data=strategies.data())
+@examples(25)
+def test_gradients_times_a_power_of_two_give_the_same_updates_where_eps_is_negligible(
+    accumulator_dtype, data
+):
+    """To the bit: v is multiplied by its square, u stays; noise goes by place and step alone."""
+    magnitudes = strategies.floats(2.0**-10, 2.0**10, width=32)
+    signed = strategies.tuples(strategies.sampled_from([-1.0, 1.0]), magnitudes).map(np.prod)
+    rows = strategies.lists(signed, min_size=COORDINATES, max_size=COORDINATES)
+    grads = data.draw(strategies.lists(rows, min_size=STEPS, max_size=STEPS).map(np.array))
+    storage, rho = ("float32", accumulator_dtype), data.draw(rhos)
+    factor = 2.0 ** data.draw(strategies.integers(-8, 8))
+    settings = {"rho": rho, "eps": 0.0, "first_acc_delta": 1e-6}
+    steps, scaled = run(grads, storage, **settings), run(factor * grads, storage, **settings)
+    assert (steps.updates != 0).any()
+    np.testing.assert_array_equal(scaled.updates, steps.updates)
+    np.testing.assert_array_equal(scaled.square_avg, factor**2 * steps.square_avg)
+    np.testing.assert_array_equal(scaled.acc_delta, steps.acc_delta)
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [each for each in STORAGES if each[1] in (None, "float32") and each[0] != "float64"],
+    ids=str,
+)
+@hypothesis.given(data=strategies.data())
+@examples(10)
+def test_a_permutation_of_the_coordinates_permutes_the_steps(storage, data):
+    """Not where the state is rounded at random: that noise goes by the place in the array."""
+    arguments, steps = data.draw(runs(storage))
+    order = np.array(data.draw(strategies.permutations(range(COORDINATES))))
+    permuted = run(storage=storage, **arguments | {"grads": arguments["grads"][:, order]})
+    if storage[0] == "complex64":
+        order = np.stack([2 * order, 2 * order + 1], -1).ravel()
+    for actual, expected in zip(permuted, steps, strict=True):
+        np.testing.assert_array_equal(actual, expected[:, order])
+
+
+@pytest.mark.parametrize("storage", [each for each in STORAGES if each[1] != "int8"], ids=str)
+@hypothesis.given(data=strategies.data())
+@examples(10)
+def test_nan_stays_and_touches_no_other_coordinate(storage, data):
+    """In blocks of 8 bits it would be NaN in the whole block, for which see their own tests."""
+    arguments, steps = data.draw(runs(storage))
+    when, where = (data.draw(strategies.integers(0, size - 1)) for size in (STEPS, COORDINATES))
+    grads = arguments["grads"].copy()
+    grads[when, where] = complex(np.nan, np.nan) if np.iscomplexobj(grads) else np.nan
+    broken = run(storage=storage, **arguments | {"grads": grads})
+    is_nan = np.isnan(broken.grads)
+    assert is_nan.any()
+    reached = np.logical_or.accumulate(is_nan)
+    for name in ("updates", "square_avg", "acc_delta"):
+        expected = np.where(reached, np.nan, getattr(steps, name))
+        np.testing.assert_array_equal(getattr(broken, name), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@hypothesis.given(data=strategies.data())
+@examples(10)
+def test_an_infinite_gradient_counts_as_the_largest_whose_square_is_finite_in_float32(dtype, data):
+    arguments = data.draw(runs((dtype, None)))[0]
+    infinite = strategies.sampled_from([0.0, 0.0, np.inf, -np.inf])
+    infinities = data.draw(numpy_strategies.arrays(float, (STEPS, COORDINATES), elements=infinite))
+    grads = np.where(infinities == 0, arguments["grads"].astype(float), infinities)
+    of_infinite = run(storage=(dtype, None), **arguments | {"grads": grads})
+    grads = np.clip(grads, -2 * LIMIT, 2 * LIMIT)
+    of_largest = run(storage=("float32", None), **arguments | {"grads": grads})
+    np.testing.assert_array_equal(of_infinite.square_avg, of_largest.square_avg)
+    np.testing.assert_array_equal(of_infinite.acc_delta, of_largest.acc_delta)
+
+
+@hypothesis.given(
+    size=strategies.floats(1.0, float(np.finfo(np.float32).max) / LIMIT, width=32),
+    sign=strategies.sampled_from([-1.0, 1.0]),
+    rho=strategies.floats(0, 0.9375, width=32),
+    eps=positive_epss,
+)
+@examples(25)
+def test_after_a_gradient_too_large_to_square_later_ones_move_the_parameter_again(
+    size, sign, rho, eps
+):
+    """The average saturates, and decays by rho from there; in torch it would stay infinite."""
+    steps = 1500  # 0.9375 to that power is far below 1 / LIMIT²
+    grads = np.ones((steps, COORDINATES))
+    grads[0] = sign * min(size * LIMIT, float(np.finfo(np.float32).max))
+    result = run(grads, ("float32", None), rho, eps)
+    alone = run(np.ones((1, COORDINATES)), ("float32", None), rho, eps)
+    assert (result.square_avg[0] >= (1 - rho) * LIMIT**2 * (1 - 2**-10)).all()
+    assert (result.updates[1:] > 0).all()
+    assert (np.diff(result.square_avg, axis=0) <= 0).all()
+    np.testing.assert_allclose(result.square_avg[-1], 1, rtol=1e-4)
+    # As large as the first update would have been, save for the root of 1 - rho in that.
+    assert (result.updates[-1] >= 0.99 * np.sqrt(1 - rho) * alone.updates[0]).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("accumulator_dtype", [None, "bfloat16", "int8"])
+def test_apply_if_finite_skips_a_step_whose_gradient_is_not_and_leaves_state_and_count(
+    accumulator_dtype, bad
+):
+    params = {"kernel": jnp.ones((70, 80)), "bias": jnp.ones(3)}
+    optimizer = optax.apply_if_finite(
+        adadelta(accumulator_dtype=accumulator_dtype), max_consecutive_errors=3
+    )
+    good = jax.tree.map(jnp.sin, params)
+    _, state = optimizer.update(good, optimizer.init(params), params)
+    broken = good | {"bias": good["bias"].at[1].set(bad)}
+    updates, after = jax.jit(optimizer.update)(broken, state, params)
+    for update in jax.tree.leaves(updates):
+        np.testing.assert_array_equal(update, 0)
+    same = zip(*map(jax.tree.leaves, (after.inner_state, state.inner_state)), strict=True)
+    for new, old in same:
+        np.testing.assert_array_equal(new, old)
+    assert after.notfinite_count == 1
+    assert not after.last_finite
+
+
+def test_a_loss_scaled_float16_loop_goes_on_after_steps_that_overflow():
+    """As a user writes one: float32 parameters, float16 gradients, a scale that finds itself."""
+    rng = np.random.default_rng(0)
+    inputs = jnp.asarray(rng.standard_normal((64, 8)), jnp.float16)
+    targets = jnp.asarray(np.tanh(inputs @ rng.standard_normal((8, 1))), jnp.float16)
+    optimizer = optax.apply_if_finite(adadelta(), max_consecutive_errors=20)
+
+    def loss(params, scale):
+        half = jax.tree.map(lambda p: p.astype(jnp.float16), params)
+        hidden = jnp.tanh(inputs @ half["hidden"])
+        errors = (hidden @ half["out"] - targets).astype(jnp.float32)
+        return scale * jnp.mean(errors**2)
+
+    @jax.jit
+    def step(params, state, scale, steps_since):
+        scaled_grads = jax.grad(loss)(params, scale)
+        grads = jax.tree.map(lambda g: g / scale, scaled_grads)
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        steps_since = jnp.where(state.last_finite, steps_since + 1, 0)
+        grow = steps_since == 50
+        scale = jnp.where(state.last_finite, jnp.where(grow, 2 * scale, scale), scale / 2)
+        return params, state, scale, jnp.where(grow, 0, steps_since)
+
+    params = {
+        "hidden": jnp.asarray(rng.standard_normal((8, 16)) / 3, jnp.float32),
+        "out": jnp.asarray(rng.standard_normal((16, 1)) / 4, jnp.float32),
+    }
+    first_loss = loss(params, 1.0)
+    state, scale, steps_since = optimizer.init(params), jnp.float32(2.0**24), jnp.int32(0)
+    for _ in range(1000):
+        params, state, scale, steps_since = step(params, state, scale, steps_since)
+    skipped = int(state.total_notfinite)
+    assert skipped >= 3  # at the start, and again whenever the scale has grown too far
+    assert optax.tree_utils.tree_get(state, "count") == 1000 - skipped
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((params, state)))
+    assert loss(params, 1.0) < first_loss / 20
+
+
+def test_without_apply_if_finite_an_overflow_to_infinity_is_a_step_and_nan_is_not_undone():
+    """Why the loop above needs it: infinity would count as 1.8e19, and v decays slowly."""
+    optimizer = scale_by_adadelta()
+    _, state = optimizer.update(jnp.array([jnp.inf, jnp.nan]), optimizer.init(jnp.zeros(2)))
+    updates, _ = optimizer.update(jnp.ones(2), state)
+    assert 0 < updates[0] < 1e-20
+    assert jnp.isnan(updates[1])
+
+
+def test_a_run_is_that_of_the_optimizer_itself():
+    """That the runs of these tests are not of something else."""
+    grads = np.random.default_rng(0).standard_normal((STEPS, COORDINATES)).astype(np.float32)
+    optimizer = scale_by_adadelta(0.9, 1e-6)
+    state, expected = optimizer.init(jnp.zeros(COORDINATES)), []
+    for grad in grads:
+        updates, state = optimizer.update(jnp.asarray(grad), state)
+        expected.append((grad, updates, state.square_avg, state.acc_delta))
+    actual = run(grads, ("float32", None), 0.9, 1e-6)
+    for column, rows in zip(actual, zip(*expected, strict=True), strict=False):
+        np.testing.assert_allclose(column, np.array(rows), rtol=3e-6)
