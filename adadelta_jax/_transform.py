@@ -116,6 +116,7 @@ def scale_by_adadelta(
     def update_fn(updates, state, params=None):
         shapes = _accumulators.shapes(state.square_avg)
         _validation.check_gradients(updates, shapes, "accumulators")
+        _validation.check_same_shapes(shapes, _accumulators.shapes(state.acc_delta))
         grads, structure = jax.tree.flatten(updates, is_leaf=_validation.is_leaf)
         square_avgs = structure.flatten_up_to(state.square_avg)
         acc_deltas = structure.flatten_up_to(state.acc_delta)

@@ -58,7 +58,7 @@ def update_rule(
     v_eps = square_avg + jnp.maximum(eps, info.tiny * 2**22)
 
     scale = _power_of_two_near_inverse_root(v_eps)  # scaling is exact
-    delta = jnp.sqrt(u_eps / (v_eps * scale * scale)) * (grad * scale)
+    delta = _root(u_eps / (v_eps * scale * scale)) * (grad * scale)
     acc_delta = rho * acc_delta + weighted_square / v_eps * u_eps
     return delta, square_avg, lax.min(acc_delta, jnp.full_like(acc_delta, info.max))
 
@@ -82,6 +82,23 @@ def upper_bounds(
     most = rho * acc_delta + (acc_delta + eps)
     acc_delta = lax.min(most, jnp.full_like(most, jnp.finfo(most.dtype).max))
     return square_avg, jnp.where(jnp.isnan(square_avg), jnp.nan, acc_delta)
+
+
+@jax.custom_jvp
+def _root(x: jax.Array) -> jax.Array:
+    """√x, whose derivative at zero counts as zero.
+
+    Only with an ε of 0 and u still 0 is the root that of zero, and then the update stays zero
+    whatever the gradient: the derivative by it is zero, and not infinity times zero.
+    """
+    return lax.sqrt(x)
+
+
+@_root.defjvp
+def _root_jvp(primals, tangents):
+    root = _root(*primals)
+    slope = jnp.where(root > 0, 0.5 / jnp.where(root > 0, root, 1), 0)
+    return root, tangents[0] * slope
 
 
 def _power_of_two_near_inverse_root(x: jax.Array) -> jax.Array:

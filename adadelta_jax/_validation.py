@@ -134,6 +134,22 @@ def check_gradients(grads: Any, like: Any, like_name: str) -> None:
             )
 
 
+def check_same_shapes(square_avg: Any, acc_delta: Any) -> None:
+    """Raise unless v and u, given as shapes and dtypes, are those of the same parameters."""
+    if jax.tree.structure(square_avg) != jax.tree.structure(acc_delta):
+        raise ValueError(
+            f"acc_delta does not match square_avg: it is a {jax.tree.structure(acc_delta)}, "
+            f"square_avg a {jax.tree.structure(square_avg)}"
+        )
+    of_square_avg = jax.tree.leaves_with_path(square_avg)
+    for (path, v), u in zip(of_square_avg, jax.tree.leaves(acc_delta), strict=True):
+        if u.shape != v.shape:
+            raise ValueError(
+                f"acc_delta of {path_name(path)} has shape {u.shape}, "
+                f"but square_avg has shape {v.shape}"
+            )
+
+
 def _difference(grads: Any, like: Any, like_name: str) -> str:
     grad_paths = [path_name(path) for path, _ in leaves_with_path(grads)]
     like_paths = [path_name(path) for path, _ in leaves_with_path(like)]

@@ -205,7 +205,6 @@ def test_at_the_fresh_start_derivatives_are_finite_by_zero_gradients_too(eps):
         assert np.isfinite(jax.hessian(run)(flat)).all()
 
 
-@pytest.mark.xfail(reason="the derivative of the root of zero is infinite", strict=True)
 @pytest.mark.parametrize("grad", [0.0, 1.0])
 def test_with_eps_zero_an_update_that_stays_zero_has_a_derivative_of_zero(grad):
     """With ε = 0 and u = 0 the update is zero whatever the gradient."""

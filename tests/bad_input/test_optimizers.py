@@ -31,8 +31,10 @@ from tests.bad_input.refusals import (
     EVERYWHERE,
     OPTIMIZER,
     PARAMS,
+    SCALE_STATE,
     STATE,
     assert_refused,
+    cut,
     with_kernel,
 )
 
@@ -118,6 +120,11 @@ TREES = {
         ValueError,
         "the gradients do not match the accumulators: they lack dense/kernel "
         "(None stands for no gradient)",
+    ),
+    "update, u of another shape": (
+        lambda: scale_by_adadelta().update(PARAMS, SCALE_STATE._replace(acc_delta=cut(PARAMS))),
+        ValueError,
+        "acc_delta of dense/bias has shape (1,), but square_avg has shape (2,)",
     ),
     "update, params that are none": (
         lambda: adadelta(weight_decay=0.1).update(PARAMS, STATE, {}),

@@ -147,11 +147,6 @@ TREES = {
         ValueError,
         "acc_delta does not match square_avg: it lacks dense/bias, dense/kernel",
     ),
-    "update, u of another shape": (
-        lambda: scale_by_adadelta().update(PARAMS, SCALE_STATE._replace(acc_delta=cut(PARAMS))),
-        ValueError,
-        "acc_delta of dense/bias has shape (1,), but square_avg has shape (2,)",
-    ),
     "update, params that are none": (
         lambda: OPTIMIZER.update(PARAMS, STATE, 3),
         ValueError,
