@@ -240,7 +240,9 @@ LOADED = {
 TABLE = {**TORCH, **{f"loading, {name}": row for name, row in LOADED.items()}}
 
 
-@pytest.mark.xfail(reason="not refused in these words yet")
+@pytest.mark.xfail(
+    reason="it fails in the words of Python or JAX, or is accepted: these words would help more"
+)
 @pytest.mark.parametrize(("call", "error", "message"), TABLE.values(), ids=TABLE)
 def test_a_wrong_argument_will_be_refused_in_these_words(call, error, message):
     assert_refused(call, error, message)
