@@ -140,3 +140,15 @@ def plot_bars(
         axis.margins(x=0.15)
         axis.set(title=title, xlabel=label)
     figure.savefig(path, dpi=120)
+
+
+def read(results: Path, benchmark: str) -> dict[str, Any]:
+    """The JSON file that the benchmark wrote."""
+    return json.loads((results / f"{benchmark}.json").read_text())
+
+
+def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table."""
+    header = list(header)
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
