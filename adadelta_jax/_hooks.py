@@ -60,6 +60,7 @@ def with_step_hooks(
     Source: ``register_step_pre_hook`` and ``register_step_post_hook`` of `torch.optim.Optimizer
     <https://docs.pytorch.org/docs/stable/optim.html>`_.
     """
+    _validation.check_optimizer(optimizer)
     _validation.check_hook("pre_step", pre_step)
     _validation.check_hook("post_step", post_step)
     inner = optax.with_extra_args_support(optimizer)

@@ -87,6 +87,8 @@ def adadelta(
     _validation.check_hyperparameters(
         learning_rate=learning_rate, rho=rho, eps=eps, weight_decay=weight_decay
     )
+    learning_rate = _validation.check_schedule("learning_rate", learning_rate)
+    weight_decay = _validation.check_schedule("weight_decay", weight_decay)
     _validation.check_flag("maximize", maximize)
     _validation.check_flag("decoupled_weight_decay", decoupled_weight_decay)
     scale = scale_by_adadelta(rho, eps, accumulator_dtype=accumulator_dtype)
@@ -97,6 +99,8 @@ def adadelta(
         if decays:
             # A mask function gets the parameters: Optax would hand it gradients, None among them.
             mask = weight_decay_mask(params) if callable(weight_decay_mask) else weight_decay_mask
+            if mask is not None:
+                _validation.check_weight_decay_mask(mask, params)
             decay = optax.add_decayed_weights(weight_decay, mask)
             decay = decay if decoupled_weight_decay else _computed_once(decay)
         return optax.chain(
@@ -109,8 +113,12 @@ def adadelta(
         return chain(params).init(params)
 
     def update_fn(updates, state, params=None, **extra_args):
+        _validation.check_state("adadelta", state, _is_chain_state(state))
         if decays:
             _validation.check_weight_decay_has_params(params)
+        if params is None:
+            _validation.check_are_gradients(updates)
+        else:
             _validation.check_gradients(updates, params, "parameters")
         grads = updates
         updates, state = chain(params).update(grads, state, params, **extra_args)
@@ -120,6 +128,11 @@ def adadelta(
         return updates, state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _is_chain_state(state: Any) -> bool:
+    parts = state if type(state) is tuple else ()
+    return any(isinstance(part, ScaleByAdadeltaState) for part in parts)
 
 
 def _like_gradient(grad, update):

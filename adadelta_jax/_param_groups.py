@@ -84,6 +84,8 @@ def param_groups(
         return optax.partition(transforms, lambda _: label_tree).init(params)
 
     def update_fn(updates, state, params=None, **extra_args):
+        is_ours = isinstance(state, optax.PartitionState)
+        _validation.check_state("param_groups", state, is_ours)
         label_tree = labels_of(updates if params is None else params)
         _validation.paths_by_label(label_tree, updates, "gradients")
         partition = optax.partition(transforms, lambda _: label_tree)
@@ -219,6 +221,8 @@ def carry_over_state(
     Source: ``add_param_group`` of `torch.optim.Optimizer
     <https://docs.pytorch.org/docs/stable/optim.html>`_.
     """
+    _validation.check_optimizer(optimizer)
+    _validation.check_accumulators("old_state", adadelta_states(old_state))
     new_state = optimizer.init(params)
     paths = {path for path, _ in jax.tree.leaves_with_path(params)}
     old, new = _accumulators_at(paths, old_state), _accumulators_at(paths, new_state)

@@ -114,6 +114,9 @@ def scale_by_adadelta(
         return ScaleByAdadeltaState(jnp.zeros([], jnp.int32), zeros(), zeros())
 
     def update_fn(updates, state, params=None):
+        is_ours = isinstance(state, ScaleByAdadeltaState)
+        _validation.check_state("scale_by_adadelta", state, is_ours)
+        _validation.check_accumulators("state", [state])
         shapes = _accumulators.shapes(state.square_avg)
         _validation.check_gradients(updates, shapes, "accumulators")
         _validation.check_same_shapes(shapes, _accumulators.shapes(state.acc_delta))

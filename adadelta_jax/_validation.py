@@ -19,6 +19,7 @@ import optax
 
 LARGEST_EPS = 1e30  # next to the largest float32 it makes no difference
 ACCUMULATOR_DTYPES = ("float32", "float64", "bfloat16", "float16", "int8")
+DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
 
 
 def check_hyperparameters(
@@ -37,12 +38,12 @@ def check_hyperparameters(
 def _check_number(name: str, value: Any, expected: str, highest: float | None = None) -> None:
     if isinstance(value, jax.core.Tracer):
         return
-    try:
-        array = np.asarray(value)
-        number = float(array) if array.ndim == 0 else None
-    except (TypeError, ValueError):
-        number = None
-    if number is None or isinstance(value, str):
+    number = None
+    if isinstance(value, (int, float, np.generic, np.ndarray, jax.Array)):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            array = jnp.asarray(value)
+            number = float(value) if array.ndim == 0 and array.dtype.kind != "c" else None
+    if number is None:
         raise TypeError(f"{name} must be {expected}, got {value!r}")
     if highest is not None and not 0 <= number <= highest:
         raise ValueError(f"{name} must lie in [0, {highest}], got {number:g}")
@@ -75,17 +76,92 @@ def check_accumulator_dtype(accumulator_dtype: Any) -> None:
         )
 
 
+def check_schedule(name: str, schedule: Any) -> Any:
+    """The schedule, which now raises unless it returns a scalar; what is no schedule passes."""
+    if not callable(schedule):
+        return schedule
+
+    def checked(count):
+        value = schedule(count)
+        if not _is_array(value) or getattr(value, "shape", ()) != ():
+            raise TypeError(f"{name} must return a number or a 0-d array, got {value!r}")
+        return value
+
+    return checked
+
+
 def check_params(params: Any) -> None:
     """Raise unless every parameter is a floating-point or complex array."""
-    for path, param in jax.tree.leaves_with_path(params):
-        dtype = getattr(param, "dtype", None)
-        if dtype is None:
-            dtype = np.asarray(param).dtype
+    try:
+        params_with_path = jax.tree.leaves_with_path(params)
+    except ValueError as error:
+        raise ValueError(f"params is no tree that JAX can walk through: {error}") from None
+    for path, param in params_with_path:
+        name = f"parameter {path_name(path)}" if path else "the parameter"
+        dtype = _dtype(name, param)
         if not jnp.issubdtype(dtype, jnp.inexact):
             raise TypeError(
-                f"parameter {path_name(path)} has dtype {dtype}, which has no gradient: "
+                f"{name} has dtype {dtype}, which has no gradient: "
                 "use floating-point or complex parameters, or leave it out with optax.masked"
             )
+        _check_float(name, dtype)
+
+
+def _is_array(leaf: Any) -> bool:
+    """Whether JAX can compute with a leaf, or, of a ShapeDtypeStruct, with what it stands for."""
+    if isinstance(leaf, (int, float, complex)) or hasattr(leaf, "__jax_array__"):
+        return True
+    dtype = getattr(leaf, "dtype", None)
+    if not isinstance(dtype, np.dtype):
+        return isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct))  # random keys
+    return hasattr(leaf, "shape") and dtype.kind not in "OSUMm"
+
+
+def _dtype(name: str, leaf: Any) -> Any:
+    """The dtype of a leaf; raise unless it is an array or a number."""
+    if not _is_array(leaf):
+        raise TypeError(f"{name} must be an array, got {_kind(leaf)}")
+    return leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+
+
+def _check_float(name: str, dtype: Any) -> None:
+    if dtype.name not in DTYPES:
+        raise TypeError(f"{name} has dtype {dtype}: it must be one of {', '.join(DTYPES)}")
+
+
+def _kind(value: Any) -> str:
+    """What a value is, in a message: that of an array of objects is not of use otherwise."""
+    dtype = getattr(value, "dtype", None)
+    return type(value).__name__ + (f" of {dtype}" if isinstance(dtype, np.dtype) else "")
+
+
+def check_weight_decay_mask(mask: Any, params: Any) -> None:
+    """Raise unless `mask` is a tree of booleans like the parameters, or a prefix of one."""
+    for path, leaf in jax.tree.leaves_with_path(mask):
+        if not isinstance(leaf, (bool, np.bool_)) and getattr(leaf, "shape", None) != ():
+            where = f" for {path_name(path)}" if path else ""
+            raise TypeError(
+                f"weight_decay_mask must be a tree of booleans like the parameters, "
+                f"got {leaf!r}{where}"
+            )
+    try:
+        jax.tree.structure(mask).flatten_up_to(params)
+    except ValueError:
+        difference = _prefix_difference("booleans", mask, "parameters", params)
+        raise ValueError(f"weight_decay_mask: {difference}") from None
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Raise unless it is an Optax transformation."""
+    if not callable(getattr(optimizer, "init", None)) or not hasattr(optimizer, "update"):
+        raise TypeError(f"optimizer must be an optax.GradientTransformation, got {optimizer!r}")
+
+
+def check_state(optimizer: str, state: Any, holds: bool) -> None:
+    """Raise unless a state holds what that of the optimizer of this name has to."""
+    if not holds:
+        got = state if state is None or state == () else type(state).__name__
+        raise TypeError(f"state must be that of {optimizer}, as init makes it, got {got}")
 
 
 def check_weight_decay_has_params(params: Any) -> None:
@@ -103,14 +179,11 @@ def check_gradients(grads: Any, like: Any, like_name: str) -> None:
     """
     grad_leaves, grad_structure = jax.tree.flatten(grads, is_leaf=is_leaf)
     like_leaves, like_structure = jax.tree.flatten(like, is_leaf=is_leaf)
-    for index, grad in enumerate(grad_leaves):
-        if is_sparse(grad):
-            raise TypeError(
-                f"the gradient of {_nth_path(grads, index)} is sparse ({type(grad).__name__}): "
-                "Adadelta needs a dense one, as grad.todense() gives"
-            )
+    _check_are_gradients(grads, grad_leaves)
     if grad_structure != like_structure:
-        raise ValueError(_difference(grads, like, like_name))
+        raise ValueError(
+            _difference("gradients", grads, like_name, like, " (None stands for no gradient)")
+        )
     for index, (grad, expected) in enumerate(zip(grad_leaves, like_leaves, strict=True)):
         if grad is None:
             continue
@@ -121,12 +194,6 @@ def check_gradients(grads: Any, like: Any, like_name: str) -> None:
                 f"the gradient of {_nth_path(grads, index)} has shape {jnp.shape(grad)}, "
                 f"but the {like_name} have shape {jnp.shape(expected)}"
             )
-        dtype = jnp.result_type(grad)
-        if not jnp.issubdtype(dtype, jnp.inexact):
-            raise TypeError(
-                f"the gradient of {_nth_path(grads, index)} has dtype {dtype}: "
-                "it must be floating-point or complex"
-            )
         if jnp.iscomplexobj(grad) and not jnp.iscomplexobj(expected):
             raise TypeError(
                 f"the gradient of {_nth_path(grads, index)} is complex, "
@@ -134,12 +201,32 @@ def check_gradients(grads: Any, like: Any, like_name: str) -> None:
             )
 
 
+def check_are_gradients(grads: Any) -> None:
+    """Raise unless every leaf is None or a dense array of floats or complex numbers."""
+    _check_are_gradients(grads, jax.tree.leaves(grads, is_leaf=is_leaf))
+
+
+def _check_are_gradients(grads: Any, leaves: list[Any]) -> None:
+    for index, grad in enumerate(leaves):
+        if grad is None or (isinstance(grad, jax.Array) and grad.dtype.name in DTYPES):
+            continue
+        name = f"the gradient of {_nth_path(grads, index)}"
+        if is_sparse(grad):
+            raise TypeError(
+                f"{name} is sparse ({type(grad).__name__}): "
+                "Adadelta needs a dense one, as grad.todense() gives"
+            )
+        dtype = _dtype(name, grad)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise TypeError(f"{name} has dtype {dtype}: it must be floating-point or complex")
+        _check_float(name, dtype)
+
+
 def check_same_shapes(square_avg: Any, acc_delta: Any) -> None:
     """Raise unless v and u, given as shapes and dtypes, are those of the same parameters."""
     if jax.tree.structure(square_avg) != jax.tree.structure(acc_delta):
         raise ValueError(
-            f"acc_delta does not match square_avg: it is a {jax.tree.structure(acc_delta)}, "
-            f"square_avg a {jax.tree.structure(square_avg)}"
+            _difference("arrays of acc_delta", acc_delta, "arrays of square_avg", square_avg)
         )
     of_square_avg = jax.tree.leaves_with_path(square_avg)
     for (path, v), u in zip(of_square_avg, jax.tree.leaves(acc_delta), strict=True):
@@ -150,21 +237,47 @@ def check_same_shapes(square_avg: Any, acc_delta: Any) -> None:
             )
 
 
-def _difference(grads: Any, like: Any, like_name: str) -> str:
-    grad_paths = [path_name(path) for path, _ in leaves_with_path(grads)]
+def _difference(name: str, tree: Any, like_name: str, like: Any, hint: str = "") -> str:
+    """Where a tree that should be like another is not, by the paths of its leaves."""
+    paths = [path_name(path) for path, _ in leaves_with_path(tree)]
     like_paths = [path_name(path) for path, _ in leaves_with_path(like)]
-    missing = [path for path in like_paths if path not in set(grad_paths)]
-    unknown = [path for path in grad_paths if path not in set(like_paths)]
+    missing = [path for path in like_paths if path not in set(paths)]
+    unknown = [path for path in paths if path not in set(like_paths)]
+    return _described(name, tree, like_name, like, missing, unknown, hint)
+
+
+def _prefix_difference(name: str, tree: Any, like_name: str, like: Any) -> str:
+    """Where a tree that should be like another, or a prefix of it, is not."""
+    paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
+    like_paths = [path for path, _ in leaves_with_path(like)]
+
+    def is_under(path, prefix):
+        return path[: len(prefix)] == prefix
+
+    missing = [path for path in like_paths if not any(is_under(path, p) for p in paths)]
+    unknown = [path for path in paths if not any(is_under(p, path) for p in like_paths)]
+    missing, unknown = (list(map(path_name, paths)) for paths in (missing, unknown))
+    return _described(name, tree, like_name, like, missing, unknown)
+
+
+def _described(
+    name: str,
+    tree: Any,
+    like_name: str,
+    like: Any,
+    missing: list[str],
+    unknown: list[str],
+    hint: str = "",
+) -> str:
     reasons = []
     if missing:
-        reasons.append(f"they lack {', '.join(missing)} (None stands for no gradient)")
+        reasons.append(f"they lack {_listed(missing)}{hint}")
     if unknown:
-        reasons.append(f"they have {', '.join(unknown)}, which the {like_name} lack")
+        reasons.append(f"they have {_listed(unknown)}, which the {like_name} lack")
     if not reasons:
-        reasons.append(
-            f"they are a {jax.tree.structure(grads)}, the {like_name} a {jax.tree.structure(like)}"
-        )
-    return f"the gradients do not match the {like_name}: {' and '.join(reasons)}"
+        structures = jax.tree.structure(tree), jax.tree.structure(like)
+        reasons.append(f"they are a {structures[0]}, the {like_name} a {structures[1]}")
+    return f"the {name} do not match the {like_name}: {' and '.join(reasons)}"
 
 
 def is_leaf(node: Any) -> bool:
@@ -200,6 +313,8 @@ def check_groups(groups: Any, keywords: tuple[str, ...]) -> None:
     """Raise unless `groups` gives every label a mapping from some of `keywords`, or None."""
     if not isinstance(groups, Mapping):
         raise TypeError(f"groups must be a mapping from labels to settings, got {groups!r}")
+    if not groups:
+        raise ValueError("groups must have a label at least, got {}")
     for label, settings in groups.items():
         if not isinstance(label, str):
             raise TypeError(f"groups: a label must be a string, got {label!r}")
@@ -240,7 +355,7 @@ def paths_by_label(labels: Any, tree: Any, tree_name: str) -> dict[str, list[str
     try:
         subtrees = jax.tree.structure(labels).flatten_up_to(tree)
     except ValueError:
-        raise ValueError(_label_difference(labels, tree, tree_name)) from None
+        raise ValueError(_prefix_difference("labels", labels, tree_name, tree)) from None
     paths: dict[str, list[str]] = {}
     for (prefix, label), subtree in zip(jax.tree.leaves_with_path(labels), subtrees, strict=True):
         if not isinstance(label, str):
@@ -248,27 +363,6 @@ def paths_by_label(labels: Any, tree: Any, tree_name: str) -> dict[str, list[str
         for path, _ in leaves_with_path(subtree):
             paths.setdefault(label, []).append(path_name((*prefix, *path)))
     return paths
-
-
-def _label_difference(labels: Any, tree: Any, tree_name: str) -> str:
-    label_paths = [path for path, _ in jax.tree.leaves_with_path(labels)]
-    tree_paths = [path for path, _ in leaves_with_path(tree)]
-
-    def is_under(path, prefix):
-        return path[: len(prefix)] == prefix
-
-    missing = [path for path in tree_paths if not any(is_under(path, p) for p in label_paths)]
-    unknown = [path for path in label_paths if not any(is_under(p, path) for p in tree_paths)]
-    reasons = []
-    if missing:
-        reasons.append(f"they lack {_listed(map(path_name, missing))}")
-    if unknown:
-        reasons.append(f"they have {_listed(map(path_name, unknown))}, which the {tree_name} lack")
-    if not reasons:
-        reasons.append(
-            f"they are a {jax.tree.structure(labels)}, the {tree_name} a {jax.tree.structure(tree)}"
-        )
-    return f"the labels do not match the {tree_name}: {' and '.join(reasons)}"
 
 
 def check_rules(rules: Any, default: Any) -> None:
@@ -284,7 +378,9 @@ def check_rules(rules: Any, default: Any) -> None:
             raise TypeError(f"rules: the label of {regex!r} must be a string, got {label!r}")
         try:
             re.compile(regex)
-        except re.error as error:
+        except RecursionError:
+            raise ValueError(f"rules: {regex!r} is nested too deeply") from None
+        except (re.error, OverflowError) as error:
             raise ValueError(f"rules: {regex!r} is not a regular expression: {error}") from None
 
 
@@ -360,13 +456,44 @@ def accumulators_fit(path: Any, old: Any, new: Any) -> bool:
     return False
 
 
+def check_accumulators(name: str, states: Iterable[Any]) -> None:
+    """Raise unless each of the states of Adadelta's that `name` holds is whole."""
+    for state in states:
+        count = state.count
+        if not _is_array(count) or jnp.result_type(count).kind not in "iu":
+            raise ValueError(f"the count of {name} must be an integer scalar, got {count!r}")
+        held = {}
+        for field in ("square_avg", "acc_delta"):
+            tree = jax.tree.leaves_with_path(getattr(state, field))
+            leaves = [(path_name(path), leaf) for path, leaf in tree]
+            for path, leaf in leaves:
+                if not _is_array(leaf):
+                    raise TypeError(f"{field} of {path} must be an array, got {_kind(leaf)}")
+            held[field] = {path for path, _ in leaves}
+        for field, other in (("square_avg", "acc_delta"), ("acc_delta", "square_avg")):
+            if missing := sorted(held[field] - held[other]):
+                raise ValueError(f"{name} holds {field} of {_listed(missing)}, but no {other}")
+
+
 def check_holds_accumulators(states: Collection[Any]) -> None:
-    """Raise unless there is a state of Adadelta's to look into."""
+    """Raise unless there is a state of Adadelta's to look into, and each is whole."""
     if not states:
         raise ValueError(
             "opt_state holds no ScaleByAdadeltaState: pass the state of an optimizer made with "
             "adadelta or scale_by_adadelta"
         )
+    check_accumulators("opt_state", states)
+
+
+@contextlib.contextmanager
+def merging_states() -> Iterator[None]:
+    """Within it, what stops the states of different parameters from forming one tree is said."""
+    try:
+        yield
+    except ValueError:
+        raise ValueError(
+            "opt_state holds the states of several trees of parameters: pass one of them"
+        ) from None
 
 
 def check_hook(name: str, hook: Any) -> None:
@@ -391,6 +518,11 @@ def check_hook_result(name: str, returned: Any, given: Any) -> None:
     for index, (leaf, expected) in enumerate(zip(returned_leaves, given_leaves, strict=True)):
         if expected is None or (leaf is None and noun == "gradient"):
             continue
+        if leaf is not None and not _is_array(leaf):
+            raise TypeError(
+                f"{name} must return arrays, but that of {_nth_path(given, index)} is a "
+                f"{type(leaf).__name__}"
+            )
         shape = None if leaf is None else jnp.shape(leaf)
         if shape != jnp.shape(expected):
             raise ValueError(
@@ -399,26 +531,51 @@ def check_hook_result(name: str, returned: Any, given: Any) -> None:
             )
 
 
+def check_shardings(name: str, shardings: Any, tree_name: str, tree: Any) -> Any:
+    """The sharding of every array of a tree; raise unless it has one that fits."""
+    try:
+        shardings = jax.tree.broadcast(shardings, tree)
+    except ValueError as error:
+        raise ValueError(f"{name} does not match {tree_name}: {error}") from None
+    leaves = jax.tree.leaves_with_path(tree)
+    for (path, array), sharding in zip(leaves, jax.tree.leaves(shardings), strict=True):
+        where = path_name(path)
+        if not isinstance(sharding, jax.sharding.Sharding):
+            raise TypeError(f"the sharding of {where} must be a NamedSharding, got {sharding!r}")
+        if not hasattr(array, "shape") or not _is_array(array):
+            raise TypeError(f"{where} must be an array, got {_kind(array)}")
+        try:
+            sharding.shard_shape(array.shape)
+        except (ValueError, IndexError):
+            how = (
+                f"{sharding.spec} over the mesh axes {dict(sharding.mesh.shape)}"
+                if isinstance(sharding, jax.sharding.NamedSharding)
+                else sharding
+            )
+            raise ValueError(
+                f"{where}, of shape {array.shape}, cannot be sharded as {how}"
+            ) from None
+    return shardings
+
+
 def check_param_shardings(param_shardings: Any, params: Any, zero_axis: str | None) -> Any:
     """The sharding of every parameter; raise unless `param_shardings` gives fit ones."""
     paths = jax.tree.leaves_with_path(params)
     if not paths:
         raise ValueError("params has no parameter, so that there is no mesh to put the state on")
-    try:
-        shardings = jax.tree.broadcast(param_shardings, params)
-    except ValueError as error:
-        raise ValueError(f"param_shardings does not match params: {error}") from None
-    for (path, param), sharding in zip(paths, jax.tree.leaves(shardings), strict=True):
+    if zero_axis is not None and not isinstance(zero_axis, str):
+        raise TypeError(f"zero_axis must be the name of a mesh axis, got {zero_axis!r}")
+    shardings = check_shardings("param_shardings", param_shardings, "params", params)
+    meshes = {}
+    for (path, _), sharding in zip(paths, jax.tree.leaves(shardings), strict=True):
         name = path_name(path)
         if not isinstance(sharding, jax.sharding.NamedSharding):
             raise TypeError(f"the sharding of {name} must be a NamedSharding, got {sharding!r}")
-        try:
-            sharding.shard_shape(jnp.shape(param))
-        except (ValueError, IndexError):
+        meshes.setdefault(sharding.mesh, f"{dict(sharding.mesh.shape)} for {name}")
+        if len(meshes) > 1:
             raise ValueError(
-                f"{name}, of shape {jnp.shape(param)}, cannot be sharded as {sharding.spec} "
-                f"over the mesh axes {dict(sharding.mesh.shape)}"
-            ) from None
+                f"param_shardings must be on one mesh, got {' and '.join(meshes.values())}"
+            )
         if zero_axis is None:
             continue
         if zero_axis not in sharding.mesh.shape:

@@ -68,6 +68,7 @@ def state_shardings(
     Source: Rajbhandari et al. (2020), ZeRO, `arXiv:1910.02054 <https://arxiv.org/abs/1910.02054>`_,
     section 5.1, for ``zero_axis``.
     """
+    _validation.check_optimizer(optimizer)
     param_shardings = _validation.check_param_shardings(param_shardings, params, zero_axis)
     mesh = jax.tree.leaves(param_shardings)[0].mesh
     state = jax.eval_shape(optimizer.init, params)
@@ -133,7 +134,7 @@ def bytes_per_device(tree: Any, shardings: Any) -> int:
         >>> bytes_per_device(state, zero)
         8388612
     """
-    shardings = jax.tree.broadcast(shardings, tree)
+    shardings = _validation.check_shardings("shardings", shardings, "tree", tree)
     shard_bytes = jax.tree.map(
         lambda array, sharding: math.prod(sharding.shard_shape(array.shape)) * array.dtype.itemsize,
         tree,

@@ -153,11 +153,11 @@ def test_a_sparse_gradient_is_refused_by_path(weight_decay):
         ),
     ],
 )
-@pytest.mark.parametrize(("weight_decay", "like"), [(0.0, "accumulators"), (0.1, "parameters")])
-def test_gradients_that_do_not_match_are_refused_by_path(grads, error, message, weight_decay, like):
-    optimizer = adadelta(weight_decay=weight_decay)
+@pytest.mark.parametrize(("params", "like"), [(None, "accumulators"), (PARAMS, "parameters")])
+def test_gradients_that_do_not_match_are_refused_by_path(grads, error, message, params, like):
+    optimizer = adadelta()
     with raises(error, message.format(like=like)):
-        optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
+        optimizer.update(grads, optimizer.init(PARAMS), params)
 
 
 def test_a_container_of_another_type_is_refused():
