@@ -32,11 +32,14 @@ types: $(VENV)/installed-dev  ## check types
 	$(BIN)/pyright
 
 fuzz: $(VENV)/installed-test  ## compare with torch on 20,000 random runs, and damage 200,000 inputs
-	ADADELTA_JAX_FUZZ=20000 ADADELTA_JAX_FUZZ_DAMAGE=200000 \
+	rm -f benchmarks/results/fuzz.jsonl
+	ADADELTA_JAX_RESULTS=benchmarks/results ADADELTA_JAX_FUZZ=20000 ADADELTA_JAX_FUZZ_DAMAGE=200000 \
 		$(BIN)/python -m pytest -n $(JOBS) tests/fuzz
 
 long-runs: $(VENV)/installed-test  ## take a million steps and compare them with float64
-	ADADELTA_JAX_LONG_RUNS=1 $(BIN)/python -m pytest -s tests/test_long_runs.py
+	rm -f benchmarks/results/long_runs.jsonl
+	ADADELTA_JAX_RESULTS=benchmarks/results ADADELTA_JAX_LONG_RUNS=1 \
+		$(BIN)/python -m pytest -s tests/test_long_runs.py
 
 crashes: $(VENV)/installed-test  ## end training processes at random moments, as often as a night allows
 	ADADELTA_JAX_CRASHES=20 $(BIN)/python -m pytest -n $(JOBS) tests/distributed/test_crashes.py

@@ -1,78 +1,17 @@
-"""Torch tensors as NumPy arrays, and their layouts; torch itself is never imported."""
+"""Torch tensors as NumPy arrays and as leaves, and back; torch itself is never imported."""
 
-import math
+import contextlib
+import numbers
 import sys
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from adadelta_jax import _accumulators
-
-
-class LeafLayout(NamedTuple):
-    """Where a torch tensor goes in a pytree of parameters, and how it is laid out there.
-
-    The leaf is ``flip(tensor.reshape(view).transpose(axes), flip)``, in the leaf's shape. Every
-    layout can be undone.
-
-    Attributes:
-        path: The leaf's path, "encoder/layers_0/kernel", without an NNX variable's "/value".
-        axes: The permutation of the tensor's axes, as for `numpy.transpose`; None: as they are.
-        flip: The axes to reverse after the permutation.
-        torch_shape: The tensor's own shape, needed only with a ``view``.
-        view: The shape in which to see the tensor before the permutation; None: its own.
-
-    Example:
-        The weight of a linear layer behind a flattened image, which torch flattens as (channels,
-        height, width) = (8, 4, 4) and Flax as (height, width, channels):
-
-        >>> from adadelta_jax.torch_interop import LeafLayout
-        >>> layout = LeafLayout(
-        ...     "out/kernel", axes=(2, 3, 1, 0), torch_shape=(10, 128), view=(10, 8, 4, 4)
-        ... )
-    """
-
-    path: str
-    axes: tuple[int, ...] | None = None
-    flip: tuple[int, ...] = ()
-    torch_shape: tuple[int, ...] | None = None
-    view: tuple[int, ...] | None = None
-
-
-def torch_shape(layout: LeafLayout, leaf_shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The shape of the torch tensor that becomes a leaf of that shape, or None if none does."""
-    if (layout.view is None) != (layout.torch_shape is None):
-        return None
-    viewed = leaf_shape if layout.view is None else layout.view
-    axes = _axes(layout, len(viewed))
-    if sorted(axes) != list(range(len(viewed))) or not set(layout.flip) <= set(axes):
-        return None
-    if layout.torch_shape is None:
-        return tuple(leaf_shape[axis] for axis in np.argsort(axes))
-    sizes = {math.prod(shape) for shape in (viewed, layout.torch_shape, leaf_shape)}
-    return tuple(layout.torch_shape) if len(sizes) == 1 else None
-
-
-def to_leaf(array: np.ndarray, layout: LeafLayout, leaf_shape: tuple[int, ...]) -> np.ndarray:
-    """A torch tensor's `array` as the leaf of that shape, which it fits."""
-    array = array if layout.view is None else array.reshape(layout.view)
-    return np.flip(array.transpose(_axes(layout, array.ndim)), layout.flip).reshape(leaf_shape)
-
-
-def from_leaf(array: np.ndarray, layout: LeafLayout) -> np.ndarray:
-    """The inverse of `to_leaf`, in writable memory of its own and in C order."""
-    if layout.view is not None:
-        axes = _axes(layout, len(layout.view))
-        array = array.reshape([layout.view[axis] for axis in axes])
-    array = np.flip(array, layout.flip).transpose(np.argsort(_axes(layout, array.ndim)))
-    shape = array.shape if layout.torch_shape is None else layout.torch_shape
-    return np.array(array.reshape(shape), order="C")
-
-
-def _axes(layout: LeafLayout, rank: int) -> tuple[int, ...]:
-    return tuple(range(rank)) if layout.axes is None else layout.axes
+from adadelta_jax._torch_checks import check_dtype
+from adadelta_jax._torch_layouts import LeafLayout, from_leaf, to_leaf, torch_shape
 
 
 def read(name: str, value: Any) -> np.ndarray:
@@ -80,17 +19,42 @@ def read(name: str, value: Any) -> np.ndarray:
 
     Sharing a tensor's memory would let torch, which writes in place, change JAX's constants.
     """
-    if not hasattr(value, "dtype"):
+    if not hasattr(value, "dtype") or isinstance(value, (type, jax.ShapeDtypeStruct)):
         raise TypeError(f"{name} must be a tensor or an array, got {type(value).__name__}")
-    if not hasattr(value, "detach"):
-        return np.array(value, order="C")
     try:
+        if not hasattr(value, "detach"):
+            return np.array(value, order="C")
         tensor = value.detach().cpu()
         if str(tensor.dtype) == "torch.bfloat16":  # unknown to NumPy itself; exact in float32
             return tensor.float().numpy().astype(jnp.bfloat16)
         return np.array(tensor.resolve_conj().resolve_neg().numpy(), order="C")
     except (TypeError, RuntimeError) as error:
         raise TypeError(f"{name} of dtype {value.dtype} cannot become an array: {error}") from error
+
+
+def read_number(what: str, value: Any) -> float:
+    """A real number, or the one in a tensor or an array."""
+    value = _item(what, value)
+    with contextlib.suppress(OverflowError):
+        if isinstance(value, numbers.Real):
+            return float(value)
+    raise TypeError(f"{what} must be a number, got {value!r}")
+
+
+def read_flag(what: str, value: Any) -> bool:
+    """A truth value, or the one in a tensor or an array; torch takes 0 and 1 for one too."""
+    value = _item(what, value)
+    if not isinstance(value, numbers.Real) or value not in (0, 1):
+        raise TypeError(f"{what} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def _item(what: str, value: Any) -> Any:
+    """What a tensor or an array of one element holds, a time apart; all else as it is."""
+    if not hasattr(value, "dtype"):
+        return value
+    array = read(what, value)
+    return array.item() if array.size == 1 and array.dtype.kind not in "mM" else array
 
 
 def write(array: np.ndarray) -> Any:
@@ -109,11 +73,17 @@ def read_leaf(what: str, value: Any, layout: LeafLayout, leaf: Any) -> jax.Array
 
 
 def read_average(what: str, value: Any, layout: LeafLayout, leaf: Any) -> jax.Array:
-    """A tensor of torch's state as an accumulator of a parameter, in which it loses nothing."""
+    """A mean square of torch's state as an accumulator of a parameter, in which it loses nothing.
+
+    NaN and infinity pass: torch goes on with them.
+    """
     advice = " (torch numbers its state, and without param_names mapping must be in its order)"
     array = _laid_out(what, value, layout, leaf, advice)
     dtype = _accumulators.storage_dtype(jnp.result_type(leaf), None)
-    if jnp.promote_types(array.dtype, dtype) != dtype:
+    for part in (np.real(array), np.imag(array)) if np.iscomplexobj(array) else (array,):
+        if (part < 0).any():
+            raise ValueError(f"{what} must be at least 0, got {part[part < 0].min():g}")
+    if not np.can_cast(array.dtype, dtype):
         raise ValueError(
             f"{what} is {array.dtype}, which an accumulator of {dtype} cannot hold: "
             "pass the params that params_from_torch returns"
@@ -123,12 +93,7 @@ def read_average(what: str, value: Any, layout: LeafLayout, leaf: Any) -> jax.Ar
 
 def read_step(what: str, value: Any) -> int:
     """A step count of torch's state, a number or a tensor, as one that a count can hold."""
-    if hasattr(value, "dtype"):
-        value = read(what, value)
-    try:
-        step = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{what} must be a number, got {value!r}") from None
+    step = read_number(what, value)
     if not step.is_integer() or step < 0:
         raise ValueError(f"{what} must be a whole number of at least 0, got {step:g}")
     return min(int(step), jnp.iinfo(jnp.int32).max)
@@ -158,6 +123,7 @@ def _laid_out(what: str, value: Any, layout: LeafLayout, leaf: Any, advice: str 
     for kind in (jnp.inexact, jnp.complexfloating):
         if jnp.issubdtype(array.dtype, kind) != jnp.issubdtype(leaf_dtype, kind):
             raise TypeError(f"{what} is {array.dtype}, but {layout.path} is {leaf_dtype}")
+    check_dtype(what, array.dtype)
     return to_leaf(array, layout, leaf_shape)
 
 

@@ -1,19 +1,24 @@
-"""Which torch name belongs to which leaf of a pytree of parameters."""
+"""Which tensor of a torch module belongs to which parameter of a Flax module."""
 
+import operator
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from adadelta_jax import _validation
-from adadelta_jax._torch_arrays import LeafLayout, torch_shape
+from adadelta_jax._torch_checks import check_chosen_names, check_dict, check_torch_names
+from adadelta_jax._torch_layouts import (
+    LeafLayout,
+    is_running_statistic,
+    leaves_by_path,
+    resolved,
+    torch_shape,
+)
 
 # What a torch module calls "weight" has one of these names in a Flax module.
 _FLAX_WEIGHTS = ("kernel", "scale", "embedding", "weight")
-_RUNNING_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def match_flax_params(
@@ -91,9 +96,13 @@ def match_flax_params(
     """
     torch_shapes = _shapes_by_name(torch_names_and_shapes)
     leaf_shapes = {path: jnp.shape(leaf) for path, leaf in leaves_by_path(params).items()}
-    by_hand = {} if pairs is None else _resolved("pairs", pairs, leaf_shapes)
-    _check_torch_names("pairs", by_hand, torch_shapes)
-    _check_torch_names("conv_transpose", conv_transpose or (), torch_shapes)
+    pairs = {} if pairs is None else pairs
+    check_dict("pairs", pairs, "a dict from torch names to paths")
+    by_hand = resolved("pairs", pairs, leaf_shapes)
+    _check_known("pairs", by_hand, torch_shapes)
+    if conv_transpose is not None:
+        check_chosen_names("conv_transpose", conv_transpose)
+        _check_known("conv_transpose", conv_transpose, torch_shapes)
 
     paths_by_name = _paths_by_name(leaf_shapes)
     mapping: dict[str, LeafLayout | None] = {}
@@ -137,140 +146,30 @@ def match_flax_params(
     return mapping
 
 
-def is_running_statistic(name: str) -> bool:
-    """Whether a torch name is that of a buffer of a batch norm."""
-    return name.rpartition(".")[2] in _RUNNING_STATISTICS
-
-
-def leaves_by_path(params: Any) -> dict[str, Any]:
-    """The leaves by the paths that mappings use."""
-    return {_validation.path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
-
-
-def layouts_by_name(
-    mapping: Mapping[str, LeafLayout | str | None], params: Any
-) -> dict[str, LeafLayout]:
-    """The layout of every tensor that `mapping` does not leave out.
-
-    Raises unless each leaf of `params` has one name.
-    """
-    if not isinstance(mapping, Mapping):
-        raise TypeError(
-            "mapping must be a dict from torch names to paths, as match_flax_params makes it, "
-            f"got {type(mapping).__name__}"
-        )
-    leaves = leaves_by_path(params)
-    layouts = {
-        name: LeafLayout(entry) if isinstance(entry, str) else entry
-        for name, entry in _resolved("mapping", mapping, leaves).items()
-        if entry is not None
-    }
-    uses = Counter(layout.path for layout in layouts.values())
-    problems = {
-        "params lacks": [path for path in uses if path not in leaves],
-        "mapping lacks": [path for path in leaves if path not in uses],
-        "mapping has more than once": [path for path in uses if uses[path] > 1],
-    }
-    raise_if_any("mapping and params do not match", problems)
-    for name, layout in layouts.items():
-        shape = jnp.shape(leaves[layout.path])
-        if torch_shape(layout, shape) is None:
-            raise ValueError(f"mapping[{name!r}] does not fit a leaf of shape {shape}: {layout}")
-    return layouts
-
-
-def check_groups(param_groups: Any) -> None:
-    """Raise unless these are torch parameter groups, each with its parameters."""
-    if isinstance(param_groups, Mapping) or not all(isinstance(g, Mapping) for g in param_groups):
-        raise TypeError(f"param_groups must be a list of dicts, got {param_groups!r}")
-    for index, group in enumerate(param_groups):
-        if "params" not in group:
-            raise ValueError(f"param_groups[{index}] lacks params")
-        count, names = len(group["params"]), group.get("param_names", group["params"])
-        if len(names) != count:
-            raise ValueError(
-                f"param_groups[{index}] has {count} params, but {len(names)} param_names"
-            )
-    ids = [id_ for group in param_groups for id_ in group["params"] if isinstance(id_, int | str)]
-    repeated = [str(id_) for id_, count in Counter(ids).items() if count > 1]
-    if repeated:
-        raise ValueError(f"param_groups have {', '.join(repeated)} more than once")
-    named = ["param_names" in group for group in param_groups]
-    if any(named) and not all(named):
-        raise ValueError(
-            f"param_groups[{named.index(True)}] has param_names, "
-            f"but param_groups[{named.index(False)}] has none"
-        )
-
-
-def names_in_groups(
-    groups: Sequence[Mapping[str, Any]], layouts: Collection[str], frozen: Collection[str]
-) -> list[list[str]]:
-    """The torch names of the parameters of each torch parameter group.
-
-    They are the groups' own names if there are any, or else the names of `layouts` in their order,
-    of which the torch optimizer may lack those in `frozen`.
-    """
-    ids = [list(group["params"]) for group in groups]
-    if all("param_names" in group for group in groups):
-        return [list(group["param_names"]) for group in groups]
-    if all(isinstance(id_, str) for in_group in ids for id_ in in_group):
-        return ids
-    count = sum(map(len, ids))
-    in_order = [name for name in layouts if not is_running_statistic(name)]
-    names = in_order if count == len(in_order) else [n for n in in_order if n not in frozen]
-    if count != len(names):
-        uncovered = f" (none are left for {', '.join(names[count:])})" if names[count:] else ""
-        raise ValueError(
-            f"the torch optimizer has {count} parameters, but mapping names {len(names)} that are "
-            f"not frozen{uncovered}: name those that it does not train in frozen, or give every "
-            "group its param_names"
-        )
-    remaining = iter(names)
-    return [[next(remaining) for _ in in_group] for in_group in ids]
-
-
-def check_coverage(
-    names: Iterable[Iterable[str]],
-    mapping: Mapping[str, Any],
-    layouts: Collection[str],
-    frozen: Collection[str],
-) -> None:
-    """Raise unless every parameter that is not frozen is in one group, and no unknown one is."""
-    uses = Counter(name for in_group in names for name in in_group)
-    problems = {
-        "mapping lacks": [name for name in (*uses, *frozen) if name not in mapping],
-        "in no group and not in frozen are": [
-            name for name in layouts if name not in uses and name not in frozen
-        ],
-        "more than once in a group are": [name for name in uses if uses[name] > 1],
-    }
-    raise_if_any("the torch optimizer's groups and mapping do not match", problems)
-
-
-def raise_if_any(summary: str, problems: Mapping[str, Iterable[str]]) -> None:
-    """Raise a ValueError that lists what is wrong, if anything is."""
-    reasons = [f"{what} {', '.join(map(str, names))}" for what, names in problems.items() if names]
-    if reasons:
-        raise ValueError(f"{summary}: {'; '.join(reasons)}")
-
-
 def _shapes_by_name(torch_names_and_shapes: Any) -> dict[str, tuple[int, ...]]:
     """Names and shapes, from names with tensors or shapes."""
     is_mapping = isinstance(torch_names_and_shapes, Mapping)
     items = torch_names_and_shapes.items() if is_mapping else torch_names_and_shapes
     try:
-        return {name: tuple(getattr(value, "shape", value)) for name, value in items}
+        shapes = {name: _shape(value) for name, value in items}
     except (TypeError, ValueError):
         raise TypeError(
             "torch_names_and_shapes must be a state_dict, named_parameters() or a dict from names "
             f"to shapes, got {type(torch_names_and_shapes).__name__}"
         ) from None
+    check_torch_names("torch_names_and_shapes", shapes)
+    return shapes
 
 
-def _check_torch_names(
-    argument: str, names: Collection[str], torch_shapes: Collection[str]
-) -> None:
+def _shape(value: Any) -> tuple[int, ...]:
+    """The shape that a tensor has, or that `value` is; raises a TypeError if it is none."""
+    shape = getattr(value, "shape", value)
+    if not isinstance(shape, (tuple, list)):
+        raise TypeError
+    return tuple(map(operator.index, shape))
+
+
+def _check_known(argument: str, names: Collection[str], torch_shapes: Collection[str]) -> None:
     """Raise unless every name is that of a torch tensor or module."""
     modules = {prefix for name in torch_shapes for prefix in _prefixes(name)}
     unknown = [name for name in names if name not in modules]
@@ -284,27 +183,6 @@ def _prefixes(name: str) -> list[str]:
     """The tensor's name, and those of the modules around it from the innermost outwards."""
     parts = name.split(".")
     return [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
-
-
-def _resolved(
-    argument: str, entries: Mapping[str, Any], leaves: Collection[str]
-) -> dict[str, LeafLayout | str | None]:
-    """Entries written by hand, their paths without an NNX variable's "/value"."""
-
-    def resolve(path):
-        return path if path in leaves else path.removesuffix("/value")
-
-    resolved = {}
-    for name, entry in entries.items():
-        if isinstance(entry, LeafLayout):
-            resolved[name] = entry._replace(path=resolve(entry.path))
-        elif entry is None or isinstance(entry, str):
-            resolved[name] = entry and resolve(entry)
-        else:
-            raise TypeError(
-                f"{argument}[{name!r}] must be a path, a LeafLayout or None, got {entry!r}"
-            )
-    return resolved
 
 
 def _paths_by_name(paths: Iterable[str]) -> dict[tuple[str, str], list[str]]:

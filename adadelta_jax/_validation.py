@@ -459,9 +459,9 @@ def accumulators_fit(path: Any, old: Any, new: Any) -> bool:
 def check_accumulators(name: str, states: Iterable[Any]) -> None:
     """Raise unless each of the states of Adadelta's that `name` holds is whole."""
     for state in states:
-        count = state.count
-        if not _is_array(count) or jnp.result_type(count).kind not in "iu":
-            raise ValueError(f"the count of {name} must be an integer scalar, got {count!r}")
+        counts = jax.tree.leaves(state.count)  # which NNX keeps in a variable
+        if not all(map(_is_array, counts)) or [jnp.result_type(n).kind for n in counts] != ["i"]:
+            raise ValueError(f"the count of {name} must be an integer scalar, got {state.count!r}")
         held = {}
         for field in ("square_avg", "acc_delta"):
             tree = jax.tree.leaves_with_path(getattr(state, field))

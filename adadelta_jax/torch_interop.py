@@ -24,39 +24,33 @@ The running statistics of a batch norm are no parameters. A mapping of their own
 torch's, and its running variance is that of the batch, torch's n / (n - 1) times that.
 """
 
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from adadelta_jax import _accumulators
 from adadelta_jax._optimizer import adadelta
 from adadelta_jax._param_groups import adadelta_states, carry_over_state
 from adadelta_jax._param_groups import param_groups as partition_into_groups
-from adadelta_jax._torch_arrays import (
-    LeafLayout,
-    from_leaf,
-    read,
-    read_average,
-    read_leaf,
-    read_step,
-    write,
-    write_average,
-)
-from adadelta_jax._torch_names import (
+from adadelta_jax._torch_arrays import read_average, read_step
+from adadelta_jax._torch_checks import check_chosen_names
+from adadelta_jax._torch_layouts import LeafLayout, layouts_by_name, leaves_by_path
+from adadelta_jax._torch_names import match_flax_params
+from adadelta_jax._torch_state import (
+    AVERAGES,
+    TORCH_DEFAULTS,
     check_coverage,
-    check_groups,
-    is_running_statistic,
-    layouts_by_name,
-    leaves_by_path,
-    match_flax_params,
+    entries_by_name,
+    entries_for_torch,
+    groups_and_state,
+    groups_to_return_to,
+    injected_settings,
     names_in_groups,
-    raise_if_any,
+    settings_of,
 )
+from adadelta_jax._torch_weights import params_from_torch, params_to_torch, tree_of, warn_of_nan
 from adadelta_jax._transform import ScaleByAdadeltaState
 from adadelta_jax._validation import path_name
 
@@ -68,134 +62,6 @@ __all__ = [
     "params_from_torch",
     "params_to_torch",
 ]
-
-_AVERAGES = ("square_avg", "acc_delta")
-# The settings of a torch parameter group, and what `adadelta` calls them.
-_SETTINGS = {
-    "lr": "learning_rate",
-    "rho": "rho",
-    "eps": "eps",
-    "weight_decay": "weight_decay",
-    "maximize": "maximize",
-}
-# What else a group may hold: how torch runs the step, and what its schedulers note down.
-_NO_SETTINGS = (
-    *("params", "param_names", "foreach", "capturable", "differentiable"),
-    *("initial_lr", "max_lr", "min_lr", "swa_lr"),
-)
-_TORCH_DEFAULTS = {
-    "lr": 1.0,
-    "rho": 0.9,
-    "eps": 1e-6,
-    "weight_decay": 0,
-    "maximize": False,
-    "foreach": None,
-    "capturable": False,
-    "differentiable": False,
-}
-
-
-def params_from_torch(
-    model_state_dict: Mapping[str, Any],
-    params: Any,
-    mapping: Mapping[str, LeafLayout | str | None],
-) -> Any:
-    """The weights of a torch module as a pytree of parameters, bit for bit.
-
-    Args:
-        model_state_dict: ``model.state_dict()``, or the same names with NumPy arrays. Running
-            statistics that ``mapping`` does not name are passed over; no other tensor is.
-        params: The pytree to fill: what it holds is only looked at for shape and sharding, so that
-            `jax.ShapeDtypeStruct` will do.
-        mapping: Where each tensor goes: from `match_flax_params`, or a dict written by hand from
-            torch names to `LeafLayout`, to a path ("encoder/kernel") or to None (left out). A path
-            alone stands for the same layout; that a square weight should have been transposed,
-            nothing can notice.
-
-    Returns:
-        A pytree like ``params`` with the tensors as JAX arrays, in memory of their own, each of the
-        shape of its leaf and the dtype of its tensor: a bfloat16 checkpoint gives bfloat16
-        parameters.
-
-    Raises:
-        ValueError: If a tensor is missing, superfluous or of the wrong shape, if ``mapping`` does
-            not give every leaf a tensor, or if JAX cannot hold a dtype (float64 without
-            ``jax_enable_x64``).
-        TypeError: If a tensor is not one, or is of another kind than its leaf (an integer, say).
-
-    Warns:
-        UserWarning: If a tensor holds NaN; it is named.
-
-    Example:
-        >>> import jax.numpy as jnp, numpy as np
-        >>> from adadelta_jax.torch_interop import match_flax_params, params_from_torch
-        >>> state_dict = {"fc.weight": np.array([[1.0, 2.0]], np.float32)}
-        >>> params = {"fc": {"kernel": jnp.zeros((2, 1))}}
-        >>> params_from_torch(state_dict, params, match_flax_params(state_dict, params))
-        {'fc': {'kernel': Array([[1.], [2.]], dtype=float32)}}
-
-    Source: `torch.nn.Module.load_state_dict
-    <https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html>`_.
-    """
-    layouts, leaves = layouts_by_name(mapping, params), leaves_by_path(params)
-    if not isinstance(model_state_dict, Mapping):
-        raise TypeError(
-            "model_state_dict must be a dict, as model.state_dict() gives, "
-            f"got {type(model_state_dict).__name__}"
-        )
-    extra = [n for n in model_state_dict if n not in mapping and not is_running_statistic(n)]
-    raise_if_any(
-        "the model's state_dict and mapping do not match",
-        {
-            "the state_dict lacks": [name for name in layouts if name not in model_state_dict],
-            "mapping lacks": extra,
-        },
-    )
-    arrays = {
-        name: read_leaf(name, model_state_dict[name], layout, leaves[layout.path])
-        for name, layout in layouts.items()
-    }
-    _warn_of_nan(arrays)
-    return _tree_of(arrays, layouts, params)
-
-
-def params_to_torch(
-    params: Any, mapping: Mapping[str, LeafLayout | str | None]
-) -> dict[str, np.ndarray]:
-    """A pytree of parameters as the weights of a torch module, bit for bit.
-
-    ``torch.from_numpy`` makes a tensor of an array, save of a bfloat16 one, which NumPy holds as
-    `ml_dtypes.bfloat16`: ``torch.from_numpy(array.view("int16")).view(torch.bfloat16)``.
-    `safetensors.numpy.save_file` takes all of them.
-
-    Args:
-        params: The pytree of parameters.
-        mapping: As for `params_from_torch`.
-
-    Returns:
-        A dict from torch names to arrays, in torch's layouts and the dtypes of the parameters, each
-        writable, in C order and in memory of its own. Without the running statistics,
-        ``load_state_dict`` needs ``strict=False``.
-
-    Raises:
-        ValueError: If ``mapping`` does not give every leaf a name.
-        TypeError: If an entry of ``mapping`` is not of its types.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from adadelta_jax.torch_interop import match_flax_params, params_to_torch
-        >>> params = {"fc": {"kernel": jnp.array([[1.0], [2.0]])}}
-        >>> mapping = match_flax_params({"fc.weight": (1, 2)}, params)
-        >>> params_to_torch(params, mapping)
-        {'fc.weight': array([[1., 2.]], dtype=float32)}
-
-    Source: `torch.nn.Module.load_state_dict
-    <https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html>`_.
-    """
-    layouts, leaves = layouts_by_name(mapping, params), leaves_by_path(params)
-    return {
-        name: from_leaf(np.asarray(leaves[layout.path]), layout) for name, layout in layouts.items()
-    }
 
 
 def optimizer_from_torch(
@@ -242,8 +108,8 @@ def optimizer_from_torch(
 
     Raises:
         ValueError: If ``optim_state_dict`` is not that of a `torch.optim.Adadelta`, if its groups
-            do not cover the parameters, or if a tensor is missing, superfluous, or of a wrong shape
-            or dtype.
+            do not cover the parameters, if a tensor is missing, superfluous, or of a wrong shape or
+            dtype, or if a mean square is negative.
         TypeError: If an argument or a tensor has the wrong type.
 
     Warns:
@@ -264,13 +130,14 @@ def optimizer_from_torch(
     <https://docs.pytorch.org/docs/stable/generated/torch.optim.Adadelta.html>`_.
     """
     layouts, leaves = layouts_by_name(mapping, params), leaves_by_path(params)
-    groups, state = _groups_and_state(optim_state_dict)
-    settings = {str(index): _settings(index, group) for index, group in enumerate(groups)}
+    check_chosen_names("frozen", frozen)
+    groups, state = groups_and_state(optim_state_dict)
+    settings = {str(index): settings_of(index, group) for index, group in enumerate(groups)}
     names = names_in_groups(groups, layouts, frozen)
     check_coverage(names, mapping, layouts, frozen)
     entries = {
         name: entry
-        for name, entry in _entries_by_name(groups, state, names).items()
+        for name, entry in entries_by_name(groups, state, names).items()
         if name in layouts and name not in frozen
     }
     averages = {
@@ -280,7 +147,7 @@ def optimizer_from_torch(
             )
             for name, entry in entries.items()
         }
-        for key in _AVERAGES
+        for key in AVERAGES
     }
     steps = [read_step(f"step of {name}", entry.get("step", 0)) for name, entry in entries.items()]
 
@@ -295,12 +162,12 @@ def optimizer_from_torch(
         optimizer = partition_into_groups(settings, _labelling(labels))
     else:
         optimizer = adadelta(**first)
-    _warn_of_nan({f"{key} of {name}": averages[key][name] for key in averages for name in entries})
+    warn_of_nan({f"{key} of {name}": averages[key][name] for key in averages for name in entries})
     if not entries:
         return optimizer, optimizer.init(params)
     state = ScaleByAdadeltaState(
         jnp.asarray(max(steps), jnp.int32),
-        *(_tree_of(averages[key], layouts, params) for key in _AVERAGES),
+        *(tree_of(averages[key], layouts, params) for key in AVERAGES),
     )
     return optimizer, carry_over_state(optimizer, params, state)
 
@@ -338,7 +205,8 @@ def optimizer_to_torch(
 
     Raises:
         ValueError: If ``opt_state`` does not hold the accumulators of the parameters, if
-            ``param_groups`` do not cover them, or are not given though ``opt_state`` has several.
+            ``param_groups`` do not cover them, or are not given though ``opt_state`` has several,
+            or if a setting of theirs is out of range.
         TypeError: If an argument has the wrong type.
 
     Example:
@@ -359,39 +227,27 @@ def optimizer_to_torch(
     """
     layouts, leaves = layouts_by_name(mapping, params), leaves_by_path(params)
     states = adadelta_states(opt_state)
-    entries = _entries_for_torch(states, layouts, leaves)
+    entries = entries_for_torch(states, layouts, leaves)
     if param_groups is None and len(states) > 1:
         raise ValueError(
             f"opt_state has {len(states)} groups of parameters: param_groups must be given"
         )
-    groups = _groups_to_return_to(param_groups, layouts)
+    groups = groups_to_return_to(param_groups, layouts)
     frozen = [name for name in layouts if name not in entries]
     names = names_in_groups(groups, layouts, frozen)
     check_coverage(names, mapping, layouts, frozen)
 
-    known = _TORCH_DEFAULTS | _injected_settings(opt_state)
+    known = TORCH_DEFAULTS | injected_settings(opt_state)
     result: dict[str, Any] = {"state": {}, "param_groups": []}
     first = 0
-    for group, in_group in zip(groups, names, strict=True):
+    for number, (group, in_group) in enumerate(zip(groups, names, strict=True)):
         indices = range(first, first := first + len(in_group))
         result["param_groups"].append({**known, **group, "params": list(indices)})
+        settings_of(number, result["param_groups"][-1])  # raises if one is not as it must be
         for index, name in zip(indices, in_group, strict=True):
             if entries.get(name):
                 result["state"][index] = entries[name]
     return result
-
-
-def _warn_of_nan(arrays: Mapping[str, jax.Array]) -> None:
-    """Warn of the arrays with NaN inside."""
-    names = [name for name, array in arrays.items() if jnp.isnan(array).any()]
-    if names:
-        warnings.warn(f"loaded with NaN inside: {', '.join(names)}", UserWarning, stacklevel=3)
-
-
-def _tree_of(values: Mapping[str, Any], layouts: Mapping[str, LeafLayout], params: Any) -> Any:
-    """The values of torch names as a tree like `params`, None where there is no value."""
-    by_path = {layouts[name].path: value for name, value in values.items()}
-    return jax.tree.map_with_path(lambda path, _: by_path.get(path_name(path)), params)
 
 
 def _labelling(labels: Mapping[str, str]) -> Callable[[Any], Any]:
@@ -405,109 +261,3 @@ def _labelling(labels: Mapping[str, str]) -> Callable[[Any], Any]:
         return labels.get(path_name(path), "unknown to the torch optimizer")
 
     return lambda tree: jax.tree.map_with_path(label, tree, is_leaf=lambda node: node is None)
-
-
-def _groups_and_state(optim_state_dict: Any) -> tuple[Sequence[Any], Mapping[Any, Any]]:
-    """The two parts of a torch optimizer's state_dict, checked for what identifies Adadelta."""
-    if not isinstance(optim_state_dict, Mapping):
-        raise TypeError(
-            "optim_state_dict must be a dict, as optimizer.state_dict() gives, "
-            f"got {type(optim_state_dict).__name__}"
-        )
-    lacking = [key for key in ("state", "param_groups") if key not in optim_state_dict]
-    if lacking:
-        raise ValueError(
-            f"optim_state_dict lacks {', '.join(lacking)}: it is not that of a torch optimizer"
-        )
-    check_groups(optim_state_dict["param_groups"])
-    return optim_state_dict["param_groups"], optim_state_dict["state"]
-
-
-def _settings(index: int, group: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `adadelta` for a torch parameter group."""
-    raise_if_any(
-        f"param_groups[{index}] is not of torch.optim.Adadelta",
-        {
-            "it lacks": [key for key in _SETTINGS if key not in (*group, "maximize")],
-            "it has": [key for key in group if key not in (*_SETTINGS, *_NO_SETTINGS)],
-        },
-    )
-    settings = {}
-    for key, argument in _SETTINGS.items():
-        value = group.get(key, False)
-        if hasattr(value, "dtype"):
-            value = read(f"{key} of param_groups[{index}]", value)
-            value = value.item() if value.size == 1 else value
-        settings[argument] = bool(value) if key == "maximize" else value
-    try:
-        adadelta(**settings)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"param_groups[{index}]: {error}") from None
-    return settings
-
-
-def _entries_by_name(
-    groups: Sequence[Mapping[str, Any]], state: Mapping[Any, Any], names: Sequence[Sequence[str]]
-) -> dict[str, Mapping[str, Any]]:
-    """Torch's state of each parameter that has any."""
-    ids = [id_ for group in groups for id_ in group["params"]]
-    unknown = [str(id_) for id_ in state if id_ not in ids]
-    raise_if_any("the torch optimizer's state does not match its groups", {"no group has": unknown})
-    name_of = dict(zip(ids, (name for in_group in names for name in in_group), strict=True))
-    entries = {name_of[id_]: entry for id_, entry in state.items() if entry}
-    for name, entry in entries.items():
-        raise_if_any(
-            f"the state of {name} is not of torch.optim.Adadelta",
-            {
-                "it lacks": [key for key in _AVERAGES if key not in entry],
-                "it has": [key for key in entry if key not in ("step", *_AVERAGES)],
-            },
-        )
-    return entries
-
-
-def _entries_for_torch(
-    states: Sequence[ScaleByAdadeltaState],
-    layouts: Mapping[str, LeafLayout],
-    leaves: Mapping[str, Any],
-) -> dict[str, dict[str, Any]]:
-    """Torch's state of each parameter that has accumulators; an empty one if they are all zero."""
-    found: dict[str, dict[str, Any]] = {}
-    for state in states:
-        (count,) = jax.tree.leaves(state.count)
-        held = {key: leaves_by_path(_accumulators.values(getattr(state, key))) for key in _AVERAGES}
-        for name, layout in layouts.items():
-            if layout.path not in held["square_avg"]:
-                continue
-            if name in found:
-                raise ValueError(f"opt_state holds more than one square_avg of {name}")
-            leaf = leaves[layout.path]
-            entry = {
-                key: write_average(f"{key} of {name}", held[key][layout.path], layout, leaf)
-                for key in _AVERAGES
-            }
-            has_had_gradient = any(array.any() for array in entry.values())
-            entry["step"] = np.array(count, np.float32)
-            found[name] = {key: write(entry[key]) for key in entry if has_had_gradient}
-    if not found:
-        raise ValueError("opt_state holds no square_avg and acc_delta of these params")
-    return found
-
-
-def _groups_to_return_to(
-    param_groups: Sequence[Mapping[str, Any]] | None, layouts: Collection[str]
-) -> Sequence[Mapping[str, Any]]:
-    """The groups given, or one of all parameters."""
-    groups = [{}] if param_groups is None else param_groups
-    if isinstance(groups, list) and len(groups) == 1 and "params" not in groups[0]:
-        names = [name for name in layouts if not is_running_statistic(name)]
-        groups = [{**groups[0], "params": names, "param_names": names}]
-    check_groups(groups)
-    return groups
-
-
-def _injected_settings(opt_state: optax.OptState) -> dict[str, float]:
-    """The settings that `optax.inject_hyperparams` keeps in a state, if it does."""
-    found = optax.tree_utils.tree_get_all_with_path(opt_state, "hyperparams")
-    hyperparams = found[0][1] if len(found) == 1 else {}
-    return {key: float(hyperparams[name]) for key, name in _SETTINGS.items() if name in hyperparams}

@@ -14,6 +14,7 @@ import pytest
 
 from adadelta_jax import ScaleByAdadeltaState, _accumulators, scale_by_adadelta
 from adadelta_jax._accumulators import random_bits
+from tests.results import record
 
 STEPS = 1_000_000 if os.environ.get("ADADELTA_JAX_LONG_RUNS") == "1" else 20_000
 STREAMS = ("stationary", "drifting", "sparse", "adversarial")
@@ -111,8 +112,10 @@ def test_errors_do_not_grow_without_bound_in_a_long_run(accumulator_dtype, rho, 
     errors = Bounds(*(np.max(error, axis=1) for error in errors))
     print(f"\n{STEPS} steps, {accumulator_dtype or 'float32'}, rho = {rho}")
     for index, stream in enumerate(STREAMS):
-        v, u, path = (error[index] for error in errors)
-        print(f"  {stream:12} v {v:.1e}   u {u:.1e}   path {path:.1e}")
+        of_stream = {name: float(error[index]) for name, error in errors._asdict().items()}
+        print(f"  {stream:12}", *(f"{name} {error:.1e}  " for name, error in of_stream.items()))
+        run = {"steps": STEPS, "accumulators": accumulator_dtype or "float32", "rho": rho}
+        record("long_runs", run | {"stream": stream} | of_stream)
     for name, error, bound in zip(Bounds._fields, errors, bounds, strict=True):
         assert np.all(error < bound), name
 

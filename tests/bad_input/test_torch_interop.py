@@ -3,16 +3,18 @@
 What the tests in tests/torch_interop have is not here again.
 """
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 
-from adadelta_jax import (
-    torch_interop,
-)
+from adadelta_jax import adadelta
 from adadelta_jax.torch_interop import (
     LeafLayout,
     match_flax_params,
+    optimizer_from_torch,
     optimizer_to_torch,
     params_from_torch,
     params_to_torch,
@@ -20,15 +22,29 @@ from adadelta_jax.torch_interop import (
 from tests.bad_input.refusals import (
     MAPPING,
     PARAMS,
+    SCALE_STATE,
     STATE,
     WEIGHTS,
     assert_refused,
-    load_after,
+    optim_state_dict,
+    with_kernel,
 )
 
-A_NUMBER_OR_SCHEDULE = "must be a number, a 0-d array or a schedule, got"
-UNMATCHED = "the torch optimizer's groups and mapping do not match: "
-TORCH = {
+KEYS = jax.random.split(jax.random.key(0))
+
+
+def layout(**fields):
+    return lambda: params_to_torch(PARAMS, MAPPING | {"fc.weight": LeafLayout(**fields)})
+
+
+def words_of(call):
+    """What JAX says of a call, in the version at hand."""
+    with pytest.raises(TypeError) as raised:
+        call()
+    return str(raised.value)
+
+
+TABLE = {
     **{
         f"a tensor that is {name}": (
             lambda tensor=tensor: params_from_torch(WEIGHTS | {"fc.bias": tensor}, PARAMS, MAPPING),
@@ -63,9 +79,8 @@ TORCH = {
         lambda: params_to_torch(
             PARAMS, MAPPING | {"fc.weight": LeafLayout("dense/kernel", ("a", "b"))}
         ),
-        ValueError,
-        "mapping['fc.weight'] does not fit a leaf of shape (3, 2): "
-        f"{LeafLayout('dense/kernel', ('a', 'b'))}",
+        TypeError,
+        "mapping['fc.weight']: axes must be None or a tuple of integers, got ('a', 'b')",
     ),
     "names with three parts": (
         lambda: match_flax_params([("a", (1,), 3)], PARAMS),
@@ -74,11 +89,11 @@ TORCH = {
         "shapes, got list",
     ),
     "frozen=[3]": (
-        lambda: torch_interop.optimizer_from_torch(
+        lambda: optimizer_from_torch(
             {"state": {}, "param_groups": []}, PARAMS, MAPPING, frozen=[3]
         ),
-        ValueError,
-        f"{UNMATCHED}mapping lacks 3; in no group and not in frozen are fc.weight, fc.bias",
+        TypeError,
+        "frozen must be a list of torch names, got [3]",
     ),
     "param_groups={}": (
         lambda: optimizer_to_torch(STATE, PARAMS, MAPPING, {}),
@@ -90,84 +105,154 @@ TORCH = {
         ValueError,
         "opt_state holds no square_avg and acc_delta of these params",
     ),
-}
-LOADED = {
-    name: (load_after(damage), error, message)
-    for name, damage, error, message in (
-        (
-            "state, a list",
-            lambda state_dict, *_: state_dict.update(state=[0, 1, 2]),
-            ValueError,
-            "the torch optimizer's state does not match its groups: no group has 2",
+    "pairs=3": (
+        lambda: match_flax_params(WEIGHTS, PARAMS, pairs=3),
+        TypeError,
+        "pairs must be a dict from torch names to paths, got int",
+    ),
+    "conv_transpose, text": (
+        lambda: match_flax_params(WEIGHTS, PARAMS, conv_transpose="fc"),
+        TypeError,
+        "conv_transpose must be a list of torch names, got 'fc'",
+    ),
+    "conv_transpose=3": (
+        lambda: match_flax_params(WEIGHTS, PARAMS, conv_transpose=3),
+        TypeError,
+        "conv_transpose must be a list of torch names, got 3",
+    ),
+    "a name that is a number": (
+        lambda: match_flax_params({3: (2,)}, PARAMS),
+        TypeError,
+        "torch_names_and_shapes: a torch name must be a string, got 3",
+    ),
+    "a shape of arrays": (
+        lambda: match_flax_params({"dense.bias": [np.ones(2)]}, {"dense": {"bias": jnp.ones(2)}}),
+        TypeError,
+        "torch_names_and_shapes must be a state_dict, named_parameters() or a dict from names to "
+        "shapes, got dict",
+    ),
+    "a name in mapping that is a number": (
+        lambda: optimizer_from_torch(
+            optim_state_dict(), PARAMS, {3: "dense/kernel", "b": "dense/bias"}
         ),
-        (
-            "params, one twice",
-            lambda state_dict, group, _: (group.update(params=[1, 1]), state_dict["state"].pop(0)),
-            ValueError,
-            "param_groups have 1 more than once",
-        ),
-        (
-            "names for one group of two",
-            lambda state_dict, group, _: (
-                group.update(params=[0], param_names=["fc.bias"]),
-                state_dict["param_groups"].append(
-                    {key: group[key] for key in group if key != "param_names"} | {"params": [1]}
-                ),
+        TypeError,
+        "mapping: a torch name must be a string, got 3",
+    ),
+    **{
+        f"LeafLayout({', '.join(f'{key}={value!r}' for key, value in fields.items())})": (
+            layout(**fields),
+            TypeError,
+            f"mapping['fc.weight']: {wrong} must be {expected}, got {fields[wrong]!r}",
+        )
+        for wrong, expected, fields in (
+            ("path", "a string", {"path": 3}),
+            ("axes", "None or a tuple of integers", {"path": "dense/kernel", "axes": 3}),
+            ("axes", "None or a tuple of integers", {"path": "dense/kernel", "axes": (1.0, 0.0)}),
+            ("flip", "a tuple of integers", {"path": "dense/kernel", "axes": (1, 0), "flip": 3}),
+            ("view", "None or a tuple of integers", {"path": "dense/kernel", "view": 6}),
+            (
+                "torch_shape",
+                "None or a tuple of integers",
+                {"path": "dense/kernel", "view": (6,), "torch_shape": (2.0, 3.0)},
             ),
-            ValueError,
-            "param_groups[0] has param_names, but param_groups[1] has none",
+        )
+    },
+    "frozen, text": (
+        lambda: optimizer_from_torch(optim_state_dict(), PARAMS, MAPPING, frozen="fc.bias"),
+        TypeError,
+        "frozen must be a list of torch names, got 'fc.bias'",
+    ),
+    "frozen=None": (
+        lambda: optimizer_from_torch(optim_state_dict(), PARAMS, MAPPING, frozen=None),
+        TypeError,
+        "frozen must be a list of torch names, got None",
+    ),
+    "a tensor that JAX lacks": (
+        lambda: params_from_torch(
+            WEIGHTS | {"fc.bias": np.ones(2, np.longdouble)}, PARAMS, MAPPING
         ),
-        (
-            "params, nested",
-            lambda _, group, __: group.update(params=[[0], [1]]),
-            ValueError,
-            "the torch optimizer's state does not match its groups: no group has 0, 1",
+        TypeError,
+        "fc.bias is float128, which JAX does not have",
+    ),
+    "a key for random numbers": (
+        lambda: params_from_torch(WEIGHTS | {"fc.bias": KEYS}, PARAMS, MAPPING),
+        TypeError,
+        f"fc.bias of dtype key<fry> cannot become an array: {words_of(lambda: np.asarray(KEYS))}",
+    ),
+    "groups to return to, a number": (
+        lambda: optimizer_to_torch(STATE, PARAMS, MAPPING, 3),
+        TypeError,
+        "param_groups must be a list of dicts, got 3",
+    ),
+    "groups to return to, of numbers": (
+        lambda: optimizer_to_torch(STATE, PARAMS, MAPPING, [3]),
+        TypeError,
+        "param_groups must be a list of dicts, got [3]",
+    ),
+    "a state to return without a count": (
+        lambda: optimizer_to_torch(SCALE_STATE._replace(count=None), PARAMS, MAPPING),
+        ValueError,
+        "the count of opt_state must be an integer scalar, got None",
+    ),
+    "a state to return without u": (
+        lambda: optimizer_to_torch(SCALE_STATE._replace(acc_delta={}), PARAMS, MAPPING),
+        ValueError,
+        "opt_state holds square_avg of dense/bias, dense/kernel, but no acc_delta",
+    ),
+    "pairs with a name that is a number": (
+        lambda: match_flax_params(WEIGHTS, PARAMS, pairs={3: None}),
+        TypeError,
+        "pairs: a torch name must be a string, got 3",
+    ),
+    "a name in the model that is a number": (
+        lambda: params_from_torch(WEIGHTS | {3: WEIGHTS["fc.bias"]}, PARAMS, MAPPING),
+        TypeError,
+        "model_state_dict: a torch name must be a string, got 3",
+    ),
+    "a view of sizes below zero": (
+        layout(path="dense/kernel", view=(-2, -3), torch_shape=(2, 3)),
+        ValueError,
+        "mapping['fc.weight'] does not fit a leaf of shape (3, 2): "
+        f"{LeafLayout('dense/kernel', view=(-2, -3), torch_shape=(2, 3))}",
+    ),
+    "a shape that is text": (
+        lambda: match_flax_params({"dense.bias": ""}, {"dense": {"bias": jnp.ones(())}}),
+        TypeError,
+        "torch_names_and_shapes must be a state_dict, named_parameters() or a dict from names to "
+        "shapes, got dict",
+    ),
+    "params of torch": (
+        lambda: params_to_torch({"dense": {"kernel": torch.ones(3, 2), "bias": 0.0}}, MAPPING),
+        TypeError,
+        "dense/kernel must be an array, got Tensor",
+    ),
+    "params of a dtype that JAX lacks": (
+        lambda: params_to_torch(with_kernel(np.ones((3, 2), np.longdouble)), MAPPING),
+        TypeError,
+        "dense/kernel is float128, which JAX does not have",
+    ),
+    "a setting of the groups to return to that is no number": (
+        lambda: optimizer_to_torch(STATE, PARAMS, MAPPING, [{"lr": "fast"}]),
+        TypeError,
+        "param_groups[0]: lr must be a number, got 'fast'",
+    ),
+    "a setting of the groups to return to that is out of range": (
+        lambda: optimizer_to_torch(STATE, PARAMS, MAPPING, [{"rho": torch.tensor(1.5)}]),
+        ValueError,
+        "param_groups[0]: rho must lie in [0, 1], got 1.5",
+    ),
+    "a setting to return that is no number": (
+        lambda: optimizer_to_torch(
+            optax.inject_hyperparams(adadelta)(0.5)
+            .init(PARAMS)
+            ._replace(hyperparams={"learning_rate": jnp.ones(2)}),
+            PARAMS,
+            MAPPING,
         ),
-        (
-            "lr, text",
-            lambda _, group, __: group.update(lr="1"),
-            TypeError,
-            f"param_groups[0]: learning_rate {A_NUMBER_OR_SCHEDULE} '1'",
-        ),
-        (
-            "a key that is a number",
-            lambda _, group, __: group.update({3: 4}),
-            ValueError,
-            "param_groups[0] is not of torch.optim.Adadelta: it has 3",
-        ),
-        (
-            "step=inf",
-            lambda _, __, entry: entry.update(step=float("inf")),
-            ValueError,
-            "step of fc.weight must be a whole number of at least 0, got inf",
-        ),
-        (
-            "step, complex",
-            lambda _, __, entry: entry.update(step=1j),
-            TypeError,
-            "step of fc.weight must be a number, got 1j",
-        ),
-        (
-            "square_avg=None",
-            lambda _, __, entry: entry.update(square_avg=None),
-            TypeError,
-            "square_avg of fc.weight must be a tensor or an array, got NoneType",
-        ),
-        (
-            "square_avg, of itself",
-            lambda _, __, entry: entry.update(square_avg=entry),
-            TypeError,
-            "square_avg of fc.weight must be a tensor or an array, got dict",
-        ),
-        (
-            "groups, of themselves",
-            lambda state_dict, *_: state_dict["param_groups"].append(state_dict),
-            ValueError,
-            "param_groups[1] lacks params",
-        ),
-    )
+        TypeError,
+        "learning_rate of opt_state must be a number, got array([1., 1.], dtype=float32)",
+    ),
 }
-TABLE = {**TORCH, **{f"loading, {name}": row for name, row in LOADED.items()}}
 
 
 @pytest.mark.parametrize(("call", "error", "message"), TABLE.values(), ids=TABLE)

@@ -7,41 +7,6 @@ import adadelta_jax
 
 ROOT = os.path.dirname(adadelta_jax.__file__)
 
-# Where Python, JAX or NumPy still speaks for this package: the innermost function of it, and what
-# escapes from there; or what is wrong but accepted. tests/bad_input has cases of them.
-NOT_YET = frozenset(
-    {
-        ("accepted", "lr"),
-        ("accepted", "maximize"),
-        ("accepted", "params"),
-        ("accepted", "step"),
-        ("accepted", "weight_decay"),
-        ("_check_number", "OverflowError"),
-        ("_entries_by_name", "AttributeError"),
-        ("_entries_by_name", "KeyError"),
-        ("_entries_by_name", "NotImplementedError"),
-        ("_entries_by_name", "RuntimeError"),
-        ("_entries_by_name", "TypeError"),
-        ("_entries_by_name", "ValueError"),
-        ("_place", "TypeError"),
-        ("_prefixes", "AttributeError"),
-        ("_prefixes", "TypeError"),
-        ("_settings", "TypeError"),
-        ("_settings", "ValueError"),
-        ("check_coverage", "TypeError"),
-        ("check_groups", "TypeError"),
-        ("check_rules", "OverflowError"),
-        ("is_running_statistic", "AttributeError"),
-        ("is_running_statistic", "TypeError"),
-        ("match_flax_params", "NotImplementedError"),
-        ("match_flax_params", "RuntimeError"),
-        ("match_flax_params", "ValueError"),
-        ("names_in_groups", "TypeError"),
-        ("read_average", "ValueError"),
-        ("read_step", "OverflowError"),
-    }
-)
-
 
 def origin(error: BaseException) -> tuple[str, str]:
     """The innermost function of this package that an error came through, and the error's type."""

@@ -19,8 +19,8 @@ import safetensors.numpy
 import torch
 
 from adadelta_jax import label_by_path
-from tests.fuzz.clear_errors import NOT_YET, is_clear, origin
-from tests.fuzz.loading import AcceptedError, checkpoint, load
+from tests.fuzz.clear_errors import is_clear, origin
+from tests.fuzz.loading import checkpoint, load
 
 SECONDS = 10.0  # far past what any case takes that ends by itself
 
@@ -222,8 +222,6 @@ def run_case(seed: int) -> str:
             warnings.filterwarnings("ignore", "Possible (nested set|set )", FutureWarning)
             kind(np.random.default_rng([seed, 2]))
     except AssertionError as error:
-        if isinstance(error, AcceptedError) and ("accepted", str(error)) in NOT_YET:
-            return "not yet refused"
         message = f"{kind.__name__}: {type(error).__name__}: {error}"
         raise AssertionError(message) from error
     except TimeIsUpError:
@@ -233,8 +231,8 @@ def run_case(seed: int) -> str:
             raise AssertionError(f"{kind.__name__}: not done after {SECONDS} s") from None
         return "interrupted"
     except Exception as error:
-        if not is_clear(error) and origin(error) not in NOT_YET:
+        if not is_clear(error):
             message = f"{kind.__name__}: {origin(error)}: {error}"
             raise AssertionError(message) from error
-        return "clear error" if is_clear(error) else "not yet clear"
+        return "clear error"
     return "right result"

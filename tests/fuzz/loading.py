@@ -1,5 +1,6 @@
 """A small checkpoint of torch, and what is right when it, or one damaged, has been loaded."""
 
+import numbers
 import warnings
 from typing import Any
 
@@ -80,11 +81,11 @@ def load(model: Any, optimizer: Any, by_hand: bool) -> None:
     names = [name for group in groups for name in group["param_names"]] if named else list(mapping)
     steps = [0]
     for id_, name in zip(ids, names, strict=True):
-        entry = optimizer["state"].get(id_)
+        entry = optimizer["state"].get(id_, {})
+        if not isinstance(entry, dict):
+            raise AcceptedError("state")
         if entry:
-            step = entry.get("step", 0)
-            _check_number("step", step)
-            steps.append(min(int(step), 2**31 - 1))
+            steps.append(min(int(_number("step", entry.get("step", 0))), 2**31 - 1))
         for key in ("square_avg", "acc_delta"):
             (_, _, path) = _place(name)
             (average,) = [
@@ -93,6 +94,8 @@ def load(model: Any, optimizer: Any, by_hand: bool) -> None:
                 if not isinstance(tree[path[0]][path[1]], optax.MaskedNode)
             ]
             _assert_same(name, average, entry[key] if entry else np.zeros(SHAPES[name]))
+            if np.any(np.asarray(average) < 0):
+                raise AcceptedError(key)
     for _, count in optax.tree_utils.tree_get_all_with_path(state, "count"):
         assert count == max(steps), f"count {count} for steps {steps}"
 
@@ -116,11 +119,15 @@ def _assert_same(name: str, actual: Any, tensor: Any) -> None:
 
 def _assert_settings(group: dict[str, Any]) -> None:
     """Raise unless the settings, which were accepted, are numbers and a truth value."""
-    for key in ("lr", "rho", "eps", "weight_decay", "maximize"):
-        _check_number(key, group.get(key, False))
+    for key in ("lr", "rho", "eps", "weight_decay"):
+        _number(key, group[key])
+    if _number("maximize", group.get("maximize", False)) not in (0, 1):
+        raise AcceptedError("maximize")
 
 
-def _check_number(key: str, value: Any) -> None:
+def _number(key: str, value: Any) -> Any:
+    """A number, or the one in a tensor or an array; raise if it is neither."""
     value = value.item() if hasattr(value, "item") else value
-    if not isinstance(value, (bool, int, float)):
+    if not isinstance(value, numbers.Real):
         raise AcceptedError(key)
+    return value

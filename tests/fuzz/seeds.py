@@ -4,8 +4,11 @@ A case follows from its seed alone. ``ADADELTA_JAX_FUZZ`` and ``ADADELTA_JAX_FUZ
 many cases of each kind there are, and ``ADADELTA_JAX_FUZZ_SEED`` the seed of the first.
 """
 
+import collections
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+
+from tests.results import record
 
 CHUNK = 100
 
@@ -23,16 +26,18 @@ def name_of_chunk(seeds: range) -> str:
     return f"{seeds[0]}-{seeds[-1]}"
 
 
-def run_all(run: Callable[[int], object], seeds: Iterable[int], variable: str) -> None:
-    """Run every seed's case; raise one error for all that fail."""
-    failures = []
+def run_all(run: Callable[[int], str], seeds: Sequence[int], variable: str) -> None:
+    """Run every seed's case; raise one error for all that fail. Each returns how it ended."""
+    failures, ends = [], collections.Counter()
     for seed in seeds:
         try:
-            run(seed)
+            ends[run(seed)] += 1
         except Exception as error:
             failures.append(
                 f"{variable}=1 ADADELTA_JAX_FUZZ_SEED={seed} runs this case alone:\n"
                 f"{type(error).__name__}: {error}"
             )
+    row = {"kind": variable, "first": seeds[0], "last": seeds[-1], "failed": len(failures)}
+    record("fuzz", row | {"ends": ends})
     if failures:
         raise AssertionError(f"{len(failures)} failed\n\n" + "\n\n".join(failures))

@@ -199,8 +199,7 @@ UNMATCHED = "the torch optimizer's groups and mapping do not match: "
         (
             lambda state: group(state).update(lr=torch.ones(2)),
             TypeError,
-            "param_groups[0]: learning_rate must be a number, a 0-d array or a schedule, "
-            "got array([1., 1.], dtype=float32)",
+            "param_groups[0]: lr must be a number, got array([1., 1.], dtype=float32)",
         ),
         (
             lambda state: group(state).update(params=[0]) or state["state"].pop(1),

@@ -32,11 +32,17 @@ def special_values(dtype, shape=(3, 4)):
     return torch.tensor(values, dtype=dtype).reshape(shape[::-1]).T
 
 
+def mean_squares(dtype):
+    """Numbers of every kind that an average of squares can be, save NaN, in such a tensor."""
+    values = special_values(dtype)
+    return torch.where(values < 0, -values, values)  # -0.0 stays
+
+
 def checkpoint(dtype):
     """The state of a model and of its optimizer, made of special values."""
-    entry = {"step": torch.tensor(5.0), "square_avg": special_values(dtype)}
+    entry = {"step": torch.tensor(5.0), "square_avg": mean_squares(dtype)}
     state = {
-        0: entry | {"acc_delta": special_values(dtype).roll(1)},
+        0: entry | {"acc_delta": mean_squares(dtype).roll(1)},
         1: {
             "step": torch.tensor(5.0),
             "square_avg": torch.tensor(0.1, dtype=dtype),

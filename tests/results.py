@@ -1,0 +1,17 @@
+"""Numbers that a long run of tests leaves for the documents."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def record(benchmark: str, row: dict[str, Any]) -> None:
+    """Add a line to the results of a run, where ``ADADELTA_JAX_RESULTS`` names a folder for them.
+
+    Several processes may add to one file, so that each line is a JSON object of its own.
+    """
+    folder = os.environ.get("ADADELTA_JAX_RESULTS")
+    if folder:
+        with (Path(folder) / f"{benchmark}.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
