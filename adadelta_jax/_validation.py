@@ -107,6 +107,12 @@ def check_params(params: Any) -> None:
         _check_float(name, dtype)
 
 
+def check_arrays(tree: Any) -> None:
+    """Raise unless every leaf is an array or a number."""
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        _dtype(path_name(path) if path else "tree", leaf)
+
+
 def _is_array(leaf: Any) -> bool:
     """Whether JAX can compute with a leaf, or, of a ShapeDtypeStruct, with what it stands for."""
     if isinstance(leaf, (int, float, complex)) or hasattr(leaf, "__jax_array__"):

@@ -1,15 +1,18 @@
 """What the optimizer is doing."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.sharding import PartitionSpec
 
 from adadelta_jax import _accumulators, _validation
 from adadelta_jax._param_groups import adadelta_states
+
+LARGEST_SAMPLE = 2**14  # numbers among which a median is sought
 
 
 def effective_learning_rate(opt_state: optax.OptState, eps: jax.typing.ArrayLike = 1e-6) -> Any:
@@ -63,7 +66,8 @@ def effective_learning_rate(opt_state: optax.OptState, eps: jax.typing.ArrayLike
         jax.tree.map(rate, *map(_accumulators.values, (state.square_avg, state.acc_delta)))
         for state in states
     ]
-    return functools.reduce(_merged, rates)
+    with _validation.merging_states():
+        return functools.reduce(_merged, rates)
 
 
 def _merged(tree: Any, other: Any) -> Any:
@@ -73,3 +77,141 @@ def _merged(tree: Any, other: Any) -> Any:
     if isinstance(other, optax.MaskedNode) or jax.tree_util.all_leaves([tree]):
         return tree
     return jax.tree.map(_merged, tree, other, is_leaf=lambda node: node is not tree)
+
+
+class Summary(NamedTuple):
+    """Where the numbers of an array lie.
+
+    Attributes:
+        minimum: The least of them, a float32 scalar.
+        median: The middle one, or the mean of the middle two, a float32 scalar.
+        maximum: The largest of them, a float32 scalar.
+    """
+
+    minimum: jax.Array
+    median: jax.Array
+    maximum: jax.Array
+
+
+def summary(tree: Any) -> Any:
+    r"""Minimum, median and maximum of every array of a tree, cheap enough for every step.
+
+    Of learning rates, updates or gradients, inside the jitted step. Minimum and maximum are exact,
+    and so is the median of up to 16,384 elements. That of more is the median of 16,384 of them, at
+    places that are as good as random and the same at every step. By Hoeffding's inequality
+
+    .. math::
+        P(|r - 1/2| > 0.02) \le 2 e^{-2 \cdot 16384 \cdot 0.02^2} < 5 \cdot 10^{-6}
+
+    for its rank r: for all but one array in 200,000 it lies between the 48th and the 52nd
+    percentile.
+
+    Args:
+        tree: A pytree of real or complex arrays of any shape and sharding, or numbers. The real and
+            the imaginary parts of a complex array are so many real numbers.
+
+    Returns:
+        A pytree like ``tree``, with a `Summary` in the place of each array, and None and
+        `optax.MaskedNode` where ``tree`` has them. All three are NaN where an array has a NaN, or
+        nothing at all.
+
+    Raises:
+        TypeError: If a leaf is no array or number.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from adadelta_jax import adadelta
+        >>> from adadelta_jax.diagnostics import effective_learning_rate, summary
+        >>> optimizer = adadelta()
+        >>> params = {"dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.zeros(2)}}
+        >>> state = optimizer.init(params)
+        >>> @jax.jit
+        ... def step(grads, state):
+        ...     _, state = optimizer.update(grads, state)
+        ...     return state, summary(effective_learning_rate(state))
+        >>> grads = {"dense": {"kernel": jnp.array([[1, 2], [4, 8]]) / 100, "bias": jnp.ones(2)}}
+        >>> state, rates = step(grads, state)
+        >>> for path, number in jax.tree.leaves_with_path(rates):
+        ...     print(jax.tree_util.keystr(path, simple=True, separator="/"), f"{number:.4f}")
+        dense/bias/minimum 0.0045
+        dense/bias/median 0.0045
+        dense/bias/maximum 0.0045
+        dense/kernel/minimum 0.0558
+        dense/kernel/median 0.1654
+        dense/kernel/maximum 0.4166
+
+    Source: the bound is that of Hoeffding (1963), `doi:10.1080/01621459.1963.10500830
+    <https://doi.org/10.1080/01621459.1963.10500830>`_, Theorem 1.
+    """
+    _validation.check_arrays(tree)
+    return jax.tree.map(lambda leaf: _summary(jnp.asarray(leaf)), tree)
+
+
+@jax.jit  # so that leaves of one shape and dtype are traced once
+def _summary(array: jax.Array) -> Summary:
+    """That of one array."""
+    if array.size == 0:
+        return Summary(*(jnp.full([], jnp.nan, jnp.float32),) * 3)
+
+    parts = (array.real, array.imag) if jnp.iscomplexobj(array) else (array,)
+    minimum = functools.reduce(jnp.minimum, map(jnp.min, parts))
+    median = _median(jnp.stack([_sample(part) for part in parts]).astype(jnp.float32))
+    maximum = functools.reduce(jnp.maximum, map(jnp.max, parts))
+    has_nan = functools.reduce(jnp.logical_or, map(_has_nan, parts))
+    return Summary(
+        *(jnp.where(has_nan, jnp.nan, x.astype(jnp.float32)) for x in (minimum, median, maximum))
+    )
+
+
+def _has_nan(array: jax.Array) -> jax.Array:
+    """Whether a real array has a NaN: then, and only then, a sum of magnitudes is one.
+
+    `jnp.min` and `jnp.max` do not tell: XLA's CPU backend has kernels for them that skip NaN. It
+    also has one for sums: for 33,554,432 numbers 15 ms, where `jnp.any(jnp.isnan(array))` takes 56.
+    """
+    return jnp.isnan(jnp.sum(jnp.abs(array)))
+
+
+def _sample(array: jax.Array) -> jax.Array:
+    """The array, or numbers from random places in it if it has more than enough.
+
+    Each device picks those that it holds: nothing else is sent, whatever the sharding.
+    """
+    if array.size <= LARGEST_SAMPLE:
+        return array
+    places = tuple(
+        _accumulators.random_bits((LARGEST_SAMPLE,), (axis,)) % jnp.uint32(size)
+        for axis, size in enumerate(array.shape)
+    )
+    sharding = jax.typeof(array).sharding
+    explicit = any(sharding.spec)  # else GSPMD, or nobody, decides
+    out_sharding = sharding.update(spec=PartitionSpec()) if explicit else None
+    return array.at[places].get(mode="promise_in_bounds", out_sharding=out_sharding)
+
+
+def _median(array: jax.Array) -> jax.Array:
+    """The exact median of float32 numbers without NaN: found by halving, not by sorting.
+
+    The bit patterns of floats, those of negative ones with all but the sign turned over, are
+    integers in the same order. 32 times the interval that holds the lower middle number is halved,
+    by counting the numbers in its lower half. For 16,384 numbers that takes XLA's CPU backend
+    0.1 ms, and sorting 2.4 ms.
+    """
+
+    def reordered(patterns):
+        return patterns ^ ((patterns >> 31) & 0x7FFFFFFF)
+
+    numbers = reordered(lax.bitcast_convert_type(array, jnp.int32))
+    rank = (array.size + 1) // 2  # of the lower middle number
+
+    def halve(_, interval):
+        low, high = interval
+        middle = (low & high) + ((low ^ high) >> 1)  # their mean rounded down, without overflow
+        below = jnp.sum(numbers <= middle) >= rank
+        return jnp.where(below, low, middle + 1), jnp.where(below, middle, high)
+
+    lower, _ = lax.fori_loop(0, 32, halve, (jnp.min(numbers), jnp.max(numbers)))
+    above = jnp.min(jnp.where(numbers > lower, numbers, jnp.max(numbers)))
+    upper = jnp.where(jnp.sum(numbers <= lower) > array.size // 2, lower, above)
+    lower, upper = (lax.bitcast_convert_type(reordered(x), jnp.float32) for x in (lower, upper))
+    return lower / 2 + upper / 2

@@ -1,4 +1,4 @@
-"""The effective learning rate of every kind of state and accumulator."""
+"""The effective learning rate of every kind of state and accumulator, and summaries of arrays."""
 
 import re
 
@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from adadelta_jax import adadelta, param_groups, scale_by_adadelta
-from adadelta_jax.diagnostics import effective_learning_rate
+from adadelta_jax.diagnostics import LARGEST_SAMPLE, Summary, effective_learning_rate, summary
 
 PARAMS = {"body": {"kernel": jnp.ones((8, 512))}, "head": {"kernel": jnp.ones(3)}}
 
@@ -125,3 +126,174 @@ def test_a_state_without_accumulators_is_refused():
 def test_a_wrong_eps_is_refused():
     with pytest.raises(ValueError, match=re.escape("eps must be >= 0, got -1")):
         effective_learning_rate(after_steps(adadelta()), eps=-1)
+
+
+def exact(array):
+    """What NumPy makes of an array, in its own precision."""
+    numbers = np.asarray(array)
+    if np.iscomplexobj(numbers):
+        numbers = np.concatenate([numbers.real, numbers.imag], axis=None)
+    elif numbers.dtype.itemsize < 4:
+        numbers = numbers.astype("f4")
+    return np.min(numbers), np.median(numbers), np.max(numbers)
+
+
+def spread(shape, dtype="float32", seed=0):
+    """Positive numbers over some powers of ten, as learning rates are."""
+    return jnp.exp(3 * jax.random.normal(jax.random.key(seed), shape)).astype(dtype)
+
+
+NUMBERS = {
+    "one": [3.5],
+    "an even number": [-3.0, -1.0, -2.5, -10.0],
+    "neighbours": [1.0, 1 + 2**-23, 1 + 2**-22, 1 - 2**-24],
+    "the extremes": [3.4e38, -3.4e38, 1.2e-38, -1.2e-38],
+    "all equal": [0.1] * 7,
+    "ties in the middle": [1.0, 2.0, 2.0, 2.0, 2.0, 9.0],
+    "ties below the middle": [1.0, 1.0, 1.0, 4.0, 5.0, 6.0],
+    "both zeros": [0.0, -0.0, 1.0, -1.0],
+    "infinities": [np.inf, 1.0, -np.inf, 2.0, np.inf],
+    "0-d": -2.5,
+}
+
+
+@pytest.mark.parametrize("numbers", NUMBERS.values(), ids=NUMBERS)
+def test_a_summary_is_that_of_numpy(numbers):
+    array = np.array(numbers, "f4")
+    for result in (summary(array), jax.jit(summary)(array)):
+        assert isinstance(result, Summary)
+        assert {(x.shape, x.dtype.name) for x in result} == {((), "float32")}
+        np.testing.assert_array_equal(result, exact(array))
+
+
+@pytest.mark.parametrize("size", [1000, 1001, LARGEST_SAMPLE - 1, LARGEST_SAMPLE])
+def test_the_median_of_up_to_16384_elements_is_exact(size):
+    for array in (spread((size,)), spread((size,)) - 1, jnp.round(spread((size,)))):
+        np.testing.assert_array_equal(summary(array), exact(array))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "complex64", "int32"])
+def test_arrays_of_other_dtypes_are_summarised_in_float32(dtype):
+    array = spread((50, 9), dtype)
+    if dtype == "complex64":
+        array = array - 1j * spread((50, 9), seed=1)
+    result = summary(array)
+    assert {x.dtype.name for x in result} == {"float32"}
+    np.testing.assert_array_equal(result, exact(array))
+
+
+def test_double_precision_is_rounded_to_single():
+    with jax.enable_x64(True):
+        array = spread((101,), "float64")
+        result = summary(array)
+    assert {x.dtype.name for x in result} == {"float32"}
+    np.testing.assert_array_equal(result, np.float32(exact(array)))
+
+
+ARRANGEMENTS = {
+    "at random": spread((700, 300)),
+    "sorted": jnp.arange(700.0 * 300).reshape(700, 300),
+    "by rows": jnp.broadcast_to(jnp.arange(1024.0)[:, None], (1024, 256)),
+    "by columns": jnp.broadcast_to(jnp.arange(256.0), (1024, 256)),
+    "alternating": jnp.where(jnp.arange(2**18) % 2 == 1, 1.0, -1.0) * jnp.arange(2**18),
+    "in three dimensions": spread((64, 64, 64), "bfloat16"),
+}
+
+
+@pytest.mark.parametrize("array", ARRANGEMENTS.values(), ids=ARRANGEMENTS)
+def test_the_median_of_more_elements_has_a_rank_of_48_to_52_percent(array):
+    result = summary(array)
+    assert jnp.mean(array < result.median) <= 0.52
+    assert jnp.mean(array > result.median) <= 0.52
+    np.testing.assert_array_equal([result.minimum, result.maximum], exact(array)[::2])
+
+
+@pytest.mark.parametrize("place", [0, 77_777, 2**18 - 1])
+def test_minimum_and_maximum_of_many_elements_miss_none(place):
+    for outlier in (1e9, -1e9, np.inf):
+        array = spread((2**18,)).at[place].set(outlier)
+        np.testing.assert_array_equal(summary(array)[::2], exact(array)[::2])
+
+
+@pytest.mark.parametrize("size", [3, 2**18])
+@pytest.mark.parametrize("nan", [np.nan, -np.nan, complex(0, np.nan)])
+def test_one_nan_makes_nan_of_all_three(size, nan):
+    assert np.isnan(summary(jnp.where(jnp.arange(size) == 1, nan, 1))).all()
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (2, 0, 2**20)])
+def test_an_empty_array_has_nan(shape):
+    assert np.isnan(summary(jnp.zeros(shape))).all()
+
+
+def test_the_tree_is_kept_and_numbers_are_arrays():
+    tree = {"a": [jnp.array([1.0, 2.0]), None], "b": optax.MaskedNode(), "c": 3}
+    expected = {
+        "a": [Summary(1.0, 1.5, 2.0), None],
+        "b": optax.MaskedNode(),
+        "c": Summary(3.0, 3.0, 3.0),
+    }
+    assert jax.tree.map(float, summary(tree)) == expected
+
+
+@pytest.mark.parametrize("shape", [(6,), (2**15,)])
+def test_it_summarises_each_array_under_vmap(shape):
+    arrays = spread((5, *shape))
+    expected = [summary(array) for array in arrays]
+    np.testing.assert_array_equal(np.transpose(jax.vmap(summary)(arrays)), np.array(expected, "f4"))
+
+
+def test_it_needs_no_scratch_that_grows_with_the_array():
+    def scratch_of(shape):
+        compiled = jax.jit(summary).lower(jax.ShapeDtypeStruct(shape, jnp.float32)).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    scratch = [scratch_of((2**9, 2**9)), scratch_of((2**13, 2**12))]
+    assert scratch[0] == scratch[1] < 2**18
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("spec", [("data", "model"), (None, ("model", "data")), ()])
+def test_a_sharded_array_has_the_same_summary_and_is_not_gathered(spec, axis_type):
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(axis_type,) * 2)
+    arrays = [spread((64, 16)), spread((512, 1024)), spread((512, 1024), "complex64")]
+    sharded = jax.device_put(arrays, NamedSharding(mesh, PartitionSpec(*spec)))
+    compiled = jax.jit(summary).lower(sharded).compile()
+    np.testing.assert_array_equal(compiled(sharded), summary(arrays))
+    assert not re.search("all-gather|all-to-all|collective-permute", compiled.as_text())
+
+
+def test_each_device_can_summarise_its_own_shard():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    spec = PartitionSpec("data")
+
+    def own(shard):
+        return jnp.stack(summary(shard))[None]
+
+    array = spread((64, 1000))
+    results = jax.jit(jax.shard_map(own, mesh=mesh, in_specs=spec, out_specs=spec))(array)
+    np.testing.assert_array_equal(results, [exact(shard) for shard in array.reshape(8, 8, 1000)])
+
+
+@pytest.mark.parametrize("accumulator_dtype", [None, "bfloat16", "int8"])
+def test_rates_of_every_accumulator_and_group_are_summarised_in_the_step(accumulator_dtype):
+    settings = {"accumulator_dtype": accumulator_dtype}
+    groups = {"frozen": None, "one": settings, "other": settings}
+    params = {"a": jnp.ones(3), "b": jnp.ones((8, 512)), "c": jnp.ones((300, 200))}
+    optimizer = param_groups(groups, {"a": "frozen", "b": "one", "c": "other"})
+
+    @jax.jit
+    def step(state):
+        _, state = optimizer.update(gradients(params, 1), state, params)
+        return state, summary(effective_learning_rate(state))
+
+    state, summaries = step(optimizer.init(params))
+    rates = effective_learning_rate(state)
+    assert summaries["a"] == optax.MaskedNode()
+    np.testing.assert_allclose(summaries["b"], exact(rates["b"]), rtol=1e-6)
+    np.testing.assert_allclose(summaries["c"], summary(rates["c"]), rtol=1e-6)
+
+
+def test_what_is_no_array_is_refused():
+    with pytest.raises(TypeError, match=r"^w must be an array, got str$"):
+        summary({"w": "text"})
