@@ -10,7 +10,8 @@ OLDEST = import re, tomllib; project = tomllib.load(open("pyproject.toml", "rb")
 	print(*(re.sub(">=(.+),.*", r"==\1", each) for each in project["dependencies"]))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest lint types wheel fuzz long-runs crashes benchmarks clean
+.PHONY: help demo test test-oldest lint types wheel docs docs-serve
+.PHONY: fuzz long-runs mutants crashes benchmarks clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,12 +42,19 @@ long-runs: $(VENV)/installed-test  ## take a million steps and compare them with
 	ADADELTA_JAX_RESULTS=benchmarks/results ADADELTA_JAX_LONG_RUNS=1 \
 		$(BIN)/python -m pytest -s tests/test_long_runs.py
 
+mutants: $(VENV)/installed-dev  ## change one thing at a time in the source, and see that a test fails (hours)
+	nice $(BIN)/python -m tests.mutation.run --jobs $(JOBS) $(MODULES)
+
 crashes: $(VENV)/installed-test  ## end training processes at random moments, as often as a night allows
 	ADADELTA_JAX_CRASHES=20 $(BIN)/python -m pytest -n $(JOBS) tests/distributed/test_crashes.py
 
-benchmarks: $(VENV)/installed-benchmarks  ## measure all that the documents say of speed, memory and small state (hours)
+benchmarks: $(VENV)/installed-benchmarks  ## measure all that the documents say of speed, memory, state and training (hours)
 	mkdir -p benchmarks/results
 	for name in step_time train_step memory compile_time accumulators; do \
+		$(BIN)/python benchmarks/$$name.py --json benchmarks/results/$$name.json \
+			--plot docs/images/$$name.png || exit 1; \
+	done
+	for name in zeiler_mnist learning_rate_free; do \
 		$(BIN)/python benchmarks/$$name.py --json benchmarks/results/$$name.json \
 			--plot docs/images/$$name.png || exit 1; \
 	done
@@ -59,6 +67,12 @@ wheel: $(VENV)/installed-dev  ## build the wheel, install it into an empty envir
 	$(PYTHON) -m venv build/empty-environment
 	build/empty-environment/bin/pip install --quiet dist/*.whl
 	cd build && empty-environment/bin/python -c "import adadelta_jax; print(adadelta_jax.__file__)"
+
+docs: $(VENV)/installed-docs  ## build the documentation site into build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+docs-serve: $(VENV)/installed-docs  ## show it on http://127.0.0.1:8000 while you write
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --watch adadelta_jax
 
 clean:  ## remove all that the other targets made
 	rm -rf $(VENV) $(VENV)-oldest build dist runs .pytest_cache .ruff_cache .coverage

@@ -177,7 +177,7 @@ def random_bits(
     A hash of the element's place and of the seeds: it needs no key, takes two multiplications an
     element, and is the same however the array is sharded.
 
-    Source: the constants of `lowbias32 <https://github.com/skeeto/hash-prospector>`_.
+    Source: the constants of [lowbias32](https://github.com/skeeto/hash-prospector).
     """
     if seeds is None:
         return jnp.full(shape, 1 << 31, jnp.uint32)
@@ -224,10 +224,11 @@ def _rows(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _reduced(x: jax.Array, larger: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
     """The largest element of each block, by `larger`, to which zero is no larger."""
     shape = _rows(x.shape)
-    spec = jax.typeof(x).sharding.spec  # of what is sharded explicitly; else all None
-    if any(spec[len(shape) - 1 :]):
+    sharding = jax.typeof(x).sharding  # of what is sharded explicitly; else none
+    if any(sharding.spec[len(shape) - 1 :]):
         # JAX neither merges dimensions that are sharded nor reduces blocks that devices share.
-        x = jax.sharding.reshard(x, PartitionSpec(*spec[: len(shape) - 1]))
+        whole_rows = PartitionSpec(*sharding.spec[: len(shape) - 1])
+        x = jax.sharding.reshard(x, sharding.update(spec=whole_rows))
     rows = x.reshape(shape)
     window = (1,) * (rows.ndim - 1) + (BLOCK,)
     padding = [(0, 0)] * (rows.ndim - 1) + [(0, -rows.shape[-1] % BLOCK)]

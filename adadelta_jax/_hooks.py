@@ -26,7 +26,7 @@ def with_step_hooks(
         optimizer: The transformation to wrap.
         pre_step: ``pre_step(grads, state, params)`` with the gradients and the state before the
             step. What it returns takes the place of the gradients; None leaves them. It may give
-            single gradients as None, where ``optimizer`` takes that, as `adadelta` does.
+            single gradients as None, where ``optimizer`` takes that, as [`adadelta`][] does.
         post_step: ``post_step(updates, state, params)`` with the updates, the state after the step
             and the parameters to which the updates have not been applied yet. What it returns
             takes the place of the updates; None leaves them.
@@ -39,7 +39,7 @@ def with_step_hooks(
         ValueError: From `update`, if a hook returns another tree, or a leaf of another shape, than
             it was given.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp, optax
         >>> from adadelta_jax import adadelta, with_step_hooks
         >>> def clip(grads, state, params):
@@ -57,8 +57,8 @@ def with_step_hooks(
         >>> print([round(norm, 4) for norm in norms])
         [0.0045, 0.006]
 
-    Source: ``register_step_pre_hook`` and ``register_step_post_hook`` of `torch.optim.Optimizer
-    <https://docs.pytorch.org/docs/stable/optim.html>`_.
+    Source: ``register_step_pre_hook`` and ``register_step_post_hook`` of [torch.optim.Optimizer](
+    <https://docs.pytorch.org/docs/stable/optim.html>).
     """
     _validation.check_optimizer(optimizer)
     _validation.check_hook("pre_step", pre_step)

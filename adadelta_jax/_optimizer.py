@@ -26,14 +26,17 @@ def adadelta(
 ) -> optax.GradientTransformationExtraArgs:
     r"""The Adadelta optimizer, as in torch, with the arguments of `optax.adadelta` in their order.
 
-    .. math::
-        g &\leftarrow -g && \text{if maximize} \\
-        g &\leftarrow g + \lambda \theta && \text{if weight decay is coupled} \\
-        v &\leftarrow \rho v + (1 - \rho) g^2 \\
-        \Delta &= \sqrt{u + \varepsilon} / \sqrt{v + \varepsilon} \cdot g \\
-        u &\leftarrow \rho u + (1 - \rho) \Delta^2 \\
-        \theta &\leftarrow \theta - \gamma \Delta && \text{and } - \gamma \lambda \theta
-            \text{ if weight decay is decoupled}
+    $$
+    \begin{aligned}
+    g &\leftarrow -g && \text{if maximize} \\
+    g &\leftarrow g + \lambda \theta && \text{if weight decay is coupled} \\
+    v &\leftarrow \rho v + (1 - \rho) g^2 \\
+    \Delta &= \sqrt{u + \varepsilon} / \sqrt{v + \varepsilon} \cdot g \\
+    u &\leftarrow \rho u + (1 - \rho) \Delta^2 \\
+    \theta &\leftarrow \theta - \gamma \Delta && \text{and } - \gamma \lambda \theta
+        \text{ if weight decay is decoupled}
+    \end{aligned}
+    $$
 
     for every coordinate, with v and u starting at 0.
 
@@ -48,7 +51,7 @@ def adadelta(
         maximize: Whether to climb instead of descend.
         decoupled_weight_decay: Whether weight decay acts on the parameters alone, as in AdamW,
             instead of on the gradients, as in torch.
-        accumulator_dtype: How v and u are stored; see `scale_by_adadelta`.
+        accumulator_dtype: How v and u are stored; see [`scale_by_adadelta`][].
 
     Returns:
         An `optax.GradientTransformationExtraArgs`. Its updates have the shapes and dtypes of the
@@ -60,7 +63,7 @@ def adadelta(
         TypeError: If a setting has the wrong type, if a parameter is an integer or boolean (from
             `init`) or a gradient is sparse (from `update`); the parameter is named.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp, optax
         >>> from adadelta_jax import adadelta
         >>> def loss(params):
@@ -78,9 +81,9 @@ def adadelta(
         >>> print(f"{loss(params):.3f}")
         0.000
 
-    Source: Zeiler (2012), `arXiv:1212.5701 <https://arxiv.org/abs/1212.5701>`_, and
-    `torch.optim.Adadelta
-    <https://docs.pytorch.org/docs/stable/generated/torch.optim.Adadelta.html>`_.
+    Source: Zeiler (2012), [arXiv:1212.5701](https://arxiv.org/abs/1212.5701), and
+    [torch.optim.Adadelta](
+    <https://docs.pytorch.org/docs/stable/generated/torch.optim.Adadelta.html>).
     """
     if learning_rate is None:
         learning_rate = 1.0

@@ -32,11 +32,11 @@ def param_groups(
     """Adadelta with settings of its own for each group of parameters, as `optax.partition`.
 
     Args:
-        groups: For each label, the keyword arguments of `adadelta` for the parameters that bear it,
-            or None to freeze them: their updates are zero, and nothing is stored for them.
+        groups: For each label, the keyword arguments of [`adadelta`][] for the parameters that bear
+            it, or None to freeze them: their updates are zero, and nothing is stored for them.
         labels: A pytree of labels like the parameters or a prefix of them, or a function from the
-            parameters to one, such as `label_by_path` makes. `update` calls it with the parameters,
-            or, where they are not passed, with the gradients.
+            parameters to one, such as [`label_by_path`][] makes. `update` calls it with the
+            parameters, or, where they are not passed, with the gradients.
 
     Returns:
         An `optax.GradientTransformationExtraArgs`. A gradient of None gives a zero update and
@@ -45,11 +45,11 @@ def param_groups(
     Raises:
         ValueError: If a setting of a group is out of range, or, from `init`, if a label has no
             group, a group has no parameter, or the labels do not match the parameters. From
-            `update`, if the labels do not match the gradients, and as from `adadelta`.
+            `update`, if the labels do not match the gradients, and as from [`adadelta`][].
         TypeError: If a label is not a string, a group is not a mapping or None, or has a keyword
-            that `adadelta` does not take or a setting of the wrong type.
+            that [`adadelta`][] does not take or a setting of the wrong type.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from adadelta_jax import param_groups
         >>> params = {"encoder": {"kernel": jnp.ones(2)}, "head": {"kernel": jnp.ones(2)}}
@@ -63,8 +63,8 @@ def param_groups(
         >>> print(updates["encoder"]["kernel"], updates["head"]["kernel"].round(4))
         [0. 0.] [-0.0022 -0.0022]
 
-    Source: the per-parameter options of `torch.optim
-    <https://docs.pytorch.org/docs/stable/optim.html#per-parameter-options>`_.
+    Source: the per-parameter options of [torch.optim](
+    <https://docs.pytorch.org/docs/stable/optim.html#per-parameter-options>).
     """
     _validation.check_groups(groups, tuple(inspect.signature(adadelta).parameters))
     transforms: dict[Hashable, optax.GradientTransformation] = {
@@ -112,7 +112,7 @@ def _no_step(updates: optax.Updates, params: optax.Params | None) -> optax.Updat
 
 
 def label_by_path(rules: Mapping[str, str], default: str) -> Callable[[optax.Params], Any]:
-    """Label parameters by their paths: a function to pass to `param_groups` as ``labels``.
+    """Label parameters by their paths: a function to pass to [`param_groups`][] as ``labels``.
 
     A path is written as error messages write it: the keys, indices and attributes that lead to the
     parameter, joined by slashes, as in ``encoder/layers/0/kernel``.
@@ -132,7 +132,7 @@ def label_by_path(rules: Mapping[str, str], default: str) -> Callable[[optax.Par
         TypeError: If ``rules`` is not a mapping from strings to strings, or ``default`` not a
             string.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from adadelta_jax import label_by_path, param_groups
         >>> params = {name: {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)} for name in "ab"}
@@ -144,8 +144,7 @@ def label_by_path(rules: Mapping[str, str], default: str) -> Callable[[optax.Par
         ... )
         >>> state = optimizer.init(params)
 
-    Source: the expressions are those of Python's `re
-    <https://docs.python.org/3/library/re.html>`_.
+    Source: the expressions are those of Python's [re](https://docs.python.org/3/library/re.html).
     """
     _validation.check_rules(rules, default)
     rules = dict(rules)
@@ -174,15 +173,15 @@ def carry_over_state(
     """A state with which another optimizer goes on where the old one stopped.
 
     A run can so thaw layers, gain a head, move parameters to another group or change between
-    `adadelta` and `param_groups`. What is kept, wherever in the states it stands:
+    [`adadelta`][] and [`param_groups`][]. What is kept, wherever in the states it stands:
 
     * v and u of every parameter that has the same path and shape in both states, converted if the
       new state stores them otherwise. A parameter of another shape starts from zero, with a
       warning; so does one without v and u in ``old_state``, silently.
-    * the step count: all counts of `ScaleByAdadeltaState`, of schedules, of
+    * the step count: all counts of [`ScaleByAdadeltaState`][], of schedules, of
       `optax.inject_hyperparams` and of the gradient steps of `optax.MultiSteps` go on from the
-      largest count of a `ScaleByAdadeltaState` in ``old_state``, so that a schedule goes on too,
-      also for parameters that are new.
+      largest count of a [`ScaleByAdadeltaState`][] in ``old_state``, so that a schedule goes on
+      too, also for parameters that are new.
 
     All else is as ``optimizer.init(params)`` makes it: the hyperparameters of
     `optax.inject_hyperparams` are those of ``optimizer``, the gradients that `optax.MultiSteps`
@@ -202,7 +201,7 @@ def carry_over_state(
     Raises:
         ValueError: If there is no parameter whose v and u both states hold.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from adadelta_jax import adadelta, carry_over_state, param_groups
         >>> params = {"body": jnp.ones(2), "head": jnp.ones(2)}
@@ -218,8 +217,8 @@ def carry_over_state(
         >>> print(updates["body"].round(6), updates["head"].round(6))
         [-0.000324 -0.000324] [-0.003244 -0.003244]
 
-    Source: ``add_param_group`` of `torch.optim.Optimizer
-    <https://docs.pytorch.org/docs/stable/optim.html>`_.
+    Source: ``add_param_group`` of [torch.optim.Optimizer](
+    <https://docs.pytorch.org/docs/stable/optim.html>).
     """
     _validation.check_optimizer(optimizer)
     _validation.check_accumulators("old_state", adadelta_states(old_state))

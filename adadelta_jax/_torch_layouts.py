@@ -36,7 +36,7 @@ class LeafLayout(NamedTuple):
         torch_shape: The tensor's own shape, needed only with a ``view``.
         view: The shape in which to see the tensor before the permutation; None: its own.
 
-    Example:
+    Examples:
         The weight of a linear layer behind a flattened image, which torch flattens as (channels,
         height, width) = (8, 4, 4) and Flax as (height, width, channels):
 

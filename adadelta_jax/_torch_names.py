@@ -33,22 +33,19 @@ def match_flax_params(
     Modules pair if their paths are equal, where ``layers.0`` equals ``layers_0`` and ``layers/0``,
     and a `torch.nn.Sequential`'s ``0`` equals a Flax one's ``layers_0``. Within a module:
 
-    ==========================  ======================  ====================================
-    torch                       Flax                    ``axes`` from torch to Flax
-    ==========================  ======================  ====================================
-    Linear.weight (o, i)        kernel                  (1, 0)
-    Conv1d.weight (o, i, w)     kernel                  (2, 1, 0)
-    Conv2d.weight (o, i, h, w)  kernel                  (2, 3, 1, 0)
-    Conv3d.weight               kernel                  (2, 3, 4, 1, 0)
-    ConvTranspose1d.weight      kernel                  (2, 0, 1), then flip (0,)
-    ConvTranspose2d.weight      kernel                  (2, 3, 0, 1), then flip (0, 1)
-    ConvTranspose3d.weight      kernel                  (2, 3, 4, 0, 1), then flip (0, 1, 2)
-    weight of a norm            scale                   None
-    Embedding.weight            embedding               None
-    any other, as bias          of the same name        None
-    running_mean, running_var,  none: left out
-    num_batches_tracked
-    ==========================  ======================  ====================================
+    | torch | Flax | ``axes`` from torch to Flax |
+    | --- | --- | --- |
+    | Linear.weight (o, i) | kernel | (1, 0) |
+    | Conv1d.weight (o, i, w) | kernel | (2, 1, 0) |
+    | Conv2d.weight (o, i, h, w) | kernel | (2, 3, 1, 0) |
+    | Conv3d.weight | kernel | (2, 3, 4, 1, 0) |
+    | ConvTranspose1d.weight | kernel | (2, 0, 1), then flip (0,) |
+    | ConvTranspose2d.weight | kernel | (2, 3, 0, 1), then flip (0, 1) |
+    | ConvTranspose3d.weight | kernel | (2, 3, 4, 0, 1), then flip (0, 1, 2) |
+    | weight of a norm | scale | None |
+    | Embedding.weight | embedding | None |
+    | any other, as bias | of the same name | None |
+    | running_mean, running_var, num_batches_tracked | none: left out |  |
 
     A transposed convolution is told from a convolution by its shape or, if it has as many inputs
     as outputs, by "transpose" or "deconv" in its name. If the model has one, a convolution of as
@@ -56,24 +53,25 @@ def match_flax_params(
     `flax.linen.ConvTranspose` with ``transpose_kernel=True`` has the layout of a convolution.
 
     Flattening an image orders its numbers as (channels, height, width) in torch and as (height,
-    width, channels) in Flax: for a linear layer behind it, give a `LeafLayout` by hand.
+    width, channels) in Flax: for a linear layer behind it, give a [`LeafLayout`][] by hand.
 
     Args:
         torch_names_and_shapes: ``model.named_parameters()``, ``model.state_dict()``, or a dict of
-            names and shapes. Its order is that of the result, by which `optimizer_from_torch`
-            counts the parameters of a torch optimizer that does not know their names:
-            ``named_parameters()`` has it right.
+            names and shapes. Its order is that of the result, by which
+            [`optimizer_from_torch`][adadelta_jax.torch_interop.optimizer_from_torch] counts the
+            parameters of a torch optimizer that does not know their names: ``named_parameters()``
+            has it right.
         params: The Flax parameters: ``variables["params"]`` of a Linen module, ``nnx.state(model,
             nnx.Param)`` of an NNX one; arrays or `jax.ShapeDtypeStruct`.
         pairs: Pairs given by hand, which go first: from the name of a torch module or tensor to the
-            path of a Flax module or leaf (laid out as in the table), to a `LeafLayout` (taken as it
-            is), or to None (left out).
+            path of a Flax module or leaf (laid out as in the table), to a [`LeafLayout`][] (taken
+            as it is), or to None (left out).
         conv_transpose: The names of all torch modules that are transposed convolutions; None: told
             as above.
 
     Returns:
-        The mapping that the other functions of this module take: a dict from each torch name to its
-        `LeafLayout`, or to None if it is left out. For a pytree other than Flax's, write it by
+        The mapping that the other functions of this module take, a dict from each torch name to its
+        [`LeafLayout`][], or to None if it is left out. For a pytree other than Flax's, write it by
         hand: there, a path alone stands for a leaf of the same layout.
 
     Raises:
@@ -81,7 +79,7 @@ def match_flax_params(
             not fit each other; all such names are listed.
         TypeError: If an argument has the wrong type.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from adadelta_jax.torch_interop import match_flax_params
         >>> names_and_shapes = {"net.0.weight": (3, 2), "net.0.bias": (3,)}
@@ -91,8 +89,8 @@ def match_flax_params(
         net.0.weight -> net/layers_0/kernel (1, 0)
         net.0.bias -> net/layers_0/bias None
 
-    Source: the shapes of `torch.nn <https://docs.pytorch.org/docs/stable/nn.html>`_ and of `Flax
-    <https://flax.readthedocs.io/en/latest/api_reference/index.html>`_.
+    Source: the shapes of [torch.nn](https://docs.pytorch.org/docs/stable/nn.html) and of [Flax](
+    <https://flax.readthedocs.io/en/latest/api_reference/index.html>).
     """
     torch_shapes = _shapes_by_name(torch_names_and_shapes)
     leaf_shapes = {path: jnp.shape(leaf) for path, leaf in leaves_by_path(params).items()}

@@ -33,10 +33,11 @@ def params_from_torch(
             statistics that ``mapping`` does not name are passed over; no other tensor is.
         params: The pytree to fill: what it holds is only looked at for shape and sharding, so that
             `jax.ShapeDtypeStruct` will do.
-        mapping: Where each tensor goes: from `match_flax_params`, or a dict written by hand from
-            torch names to `LeafLayout`, to a path ("encoder/kernel") or to None (left out). A path
-            alone stands for the same layout; that a square weight should have been transposed,
-            nothing can notice.
+        mapping: Where each tensor goes: from
+            [`match_flax_params`][adadelta_jax.torch_interop.match_flax_params], or a dict written
+            by hand from torch names to [`LeafLayout`][], to a path ("encoder/kernel") or to None
+            (left out). A path alone stands for the same layout; that a square weight should have
+            been transposed, nothing can notice.
 
     Returns:
         A pytree like ``params`` with the tensors as JAX arrays, in memory of their own, each of the
@@ -52,7 +53,7 @@ def params_from_torch(
     Warns:
         UserWarning: If a tensor holds NaN; it is named.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, numpy as np
         >>> from adadelta_jax.torch_interop import match_flax_params, params_from_torch
         >>> state_dict = {"fc.weight": np.array([[1.0, 2.0]], np.float32)}
@@ -60,8 +61,8 @@ def params_from_torch(
         >>> params_from_torch(state_dict, params, match_flax_params(state_dict, params))
         {'fc': {'kernel': Array([[1.], [2.]], dtype=float32)}}
 
-    Source: `torch.nn.Module.load_state_dict
-    <https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html>`_.
+    Source: [torch.nn.Module.load_state_dict](
+    <https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html>).
     """
     layouts, leaves = layouts_by_name(mapping, params), leaves_by_path(params)
     check_dict("model_state_dict", model_state_dict, "a dict, as model.state_dict() gives")
@@ -93,7 +94,7 @@ def params_to_torch(
 
     Args:
         params: The pytree of parameters.
-        mapping: As for `params_from_torch`.
+        mapping: As for [`params_from_torch`][].
 
     Returns:
         A dict from torch names to arrays, in torch's layouts and the dtypes of the parameters, each
@@ -104,7 +105,7 @@ def params_to_torch(
         ValueError: If ``mapping`` does not give every leaf a name.
         TypeError: If an entry of ``mapping`` is not of its types.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from adadelta_jax.torch_interop import match_flax_params, params_to_torch
         >>> params = {"fc": {"kernel": jnp.array([[1.0], [2.0]])}}
@@ -112,8 +113,8 @@ def params_to_torch(
         >>> params_to_torch(params, mapping)
         {'fc.weight': array([[1., 2.]], dtype=float32)}
 
-    Source: `torch.nn.Module.load_state_dict
-    <https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html>`_.
+    Source: [torch.nn.Module.load_state_dict](
+    <https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html>).
     """
     layouts, leaves = layouts_by_name(mapping, params), leaves_by_path(params)
     return {

@@ -14,7 +14,7 @@ from adadelta_jax._update_rule import update_rule, upper_bounds
 
 
 class ScaleByAdadeltaState(NamedTuple):
-    """The state of `scale_by_adadelta`.
+    """The state of [`scale_by_adadelta`][].
 
     Attributes:
         count: Steps taken, an int32 scalar that stays at its largest value instead of wrapping
@@ -34,12 +34,15 @@ def scale_by_adadelta(
     *,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformation:
-    r"""Rescale gradients as Adadelta does: the part of `adadelta` to chain with others.
+    r"""Rescale gradients as Adadelta does: the part of [`adadelta`][] to chain with others.
 
-    .. math::
-        v &\leftarrow \rho v + (1 - \rho) g^2 \\
-        \Delta &= \sqrt{u + \varepsilon} / \sqrt{v + \varepsilon} \cdot g \\
-        u &\leftarrow \rho u + (1 - \rho) \Delta^2
+    $$
+    \begin{aligned}
+    v &\leftarrow \rho v + (1 - \rho) g^2 \\
+    \Delta &= \sqrt{u + \varepsilon} / \sqrt{v + \varepsilon} \cdot g \\
+    u &\leftarrow \rho u + (1 - \rho) \Delta^2
+    \end{aligned}
+    $$
 
     for every coordinate, with v and u starting at 0. The update is Δ, not yet turned downhill:
     follow with `optax.scale_by_learning_rate(1.0)`. The real and the imaginary part of a complex
@@ -49,16 +52,14 @@ def scale_by_adadelta(
     stay. Arithmetic is in float32, or in the dtype of the gradient or the accumulators if that is
     wider.
 
-    =====================  ======================================  ====================
-    ``accumulator_dtype``  v and u are stored in                   bytes per parameter
-    =====================  ======================================  ====================
-    None                   the parameter's dtype, float32 at least 8 (float64: 16)
-    ``"float32"``          float32                                 8
-    ``"float64"``          float64                                 16
-    ``"bfloat16"``         bfloat16                                4
-    ``"float16"``          float16, from 6e-8 to 65504             4
-    ``"int8"``             8-bit floats, a scale for every 256     2.04
-    =====================  ======================================  ====================
+    | ``accumulator_dtype`` | v and u are stored in | bytes per parameter |
+    | --- | --- | --- |
+    | None | the parameter's dtype, float32 at least | 8 (float64: 16) |
+    | ``"float32"`` | float32 | 8 |
+    | ``"float64"`` | float64 | 16 |
+    | ``"bfloat16"`` | bfloat16 | 4 |
+    | ``"float16"`` | float16, from 6e-8 to 65504 | 4 |
+    | ``"int8"`` | 8-bit floats, a scale for every 256 | 2.04 |
 
     What is stored in fewer bits than computed in is rounded at random, up or down, right on
     average; the largest number stands for all that are larger. The randomness comes from the step
@@ -74,7 +75,7 @@ def scale_by_adadelta(
 
     Returns:
         An `optax.GradientTransformation`. Its updates have the shapes and dtypes of the gradients,
-        its state is a `ScaleByAdadeltaState`. With ``"int8"`` an accumulator there is a pair of
+        its state is a [`ScaleByAdadeltaState`][]. With ``"int8"`` an accumulator there is a pair of
         arrays, ``codes`` (uint8, shaped like the parameter) and ``scale`` (float32).
 
     Raises:
@@ -83,7 +84,7 @@ def scale_by_adadelta(
         TypeError: If an argument has the wrong type, from `init` if a parameter is an integer or
             boolean, from `update` if a gradient is sparse; the parameter is named.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, optax
         >>> from adadelta_jax import scale_by_adadelta
         >>> optimizer = optax.chain(
@@ -97,7 +98,7 @@ def scale_by_adadelta(
         >>> [round(float(w), 4) for w in optax.apply_updates(params, updates)["w"]]
         [0.9955, -1.9955]
 
-    Source: Zeiler (2012), `arXiv:1212.5701 <https://arxiv.org/abs/1212.5701>`_, Algorithm 1.
+    Source: Zeiler (2012), [arXiv:1212.5701](https://arxiv.org/abs/1212.5701), Algorithm 1.
     """
     _validation.check_hyperparameters(rho=rho, eps=eps)
     _validation.check_accumulator_dtype(accumulator_dtype)

@@ -17,12 +17,15 @@ def update_rule(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     r"""One step of Adadelta for every coordinate of one real array.
 
-    .. math::
-        v &\leftarrow \rho v + (1 - \rho) g^2 \\
-        \Delta &= \sqrt{(u + \varepsilon) / (v + \varepsilon)} \, g \\
-        u &\leftarrow \rho u + (1 - \rho) g^2 / (v + \varepsilon) \cdot (u + \varepsilon)
+    $$
+    \begin{aligned}
+    v &\leftarrow \rho v + (1 - \rho) g^2 \\
+    \Delta &= \sqrt{(u + \varepsilon) / (v + \varepsilon)} \, g \\
+    u &\leftarrow \rho u + (1 - \rho) g^2 / (v + \varepsilon) \cdot (u + \varepsilon)
+    \end{aligned}
+    $$
 
-    where the last product is :math:`(1 - \rho) \Delta^2`. One root of a quotient rounds less often
+    where the last product is $(1 - \rho) \Delta^2$. One root of a quotient rounds less often
     than a quotient of two roots. The two quotients differ on purpose: a compiler that computes each
     result in a pass of its own then finds nothing costly to share between the passes, and so keeps
     nothing in memory between them.
@@ -74,8 +77,8 @@ def upper_bounds(
     r"""What v and u are at most after a step, where |g|, v and u are at most the given ones before.
 
     No more is known of where each is largest. v is at least half as large somewhere. u follows from
-    :math:`(1 - \rho) \Delta^2 \le u + \varepsilon`, since v is at least :math:`(1 - \rho) g^2`; it
-    is at least :math:`\rho / (1 + \rho)` times as large somewhere, unless it is less than ε.
+    $(1 - \rho) \Delta^2 \le u + \varepsilon$, since v is at least $(1 - \rho) g^2$; it
+    is at least $\rho / (1 + \rho)$ times as large somewhere, unless it is less than ε.
     Both are NaN where a gradient is.
     """
     _, square_avg, _ = update_rule(grad, square_avg, acc_delta, rho=rho, eps=eps)

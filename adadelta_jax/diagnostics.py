@@ -18,14 +18,15 @@ LARGEST_SAMPLE = 2**14  # numbers among which a median is sought
 def effective_learning_rate(opt_state: optax.OptState, eps: jax.typing.ArrayLike = 1e-6) -> Any:
     r"""What every coordinate's next gradient is about to be multiplied by, before γ.
 
-    .. math::
-        \sqrt{u + \varepsilon} / \sqrt{v + \varepsilon}
+    $$
+    \sqrt{u + \varepsilon} / \sqrt{v + \varepsilon}
+    $$
 
     with v and u as they stand: the step itself puts its gradient into v first.
 
     Args:
-        opt_state: A state that holds a `ScaleByAdadeltaState`, at any depth, or several of them for
-            different parameters, as that of `param_groups` does.
+        opt_state: A state that holds a [`ScaleByAdadeltaState`][], at any depth, or several of them
+            for different parameters, as that of [`param_groups`][] does.
         eps: ε, as the optimizer has it.
 
     Returns:
@@ -34,10 +35,10 @@ def effective_learning_rate(opt_state: optax.OptState, eps: jax.typing.ArrayLike
         parameter without v and u, such as a frozen one, has an `optax.MaskedNode` in its place.
 
     Raises:
-        ValueError: If there is no `ScaleByAdadeltaState`, or ``eps`` is below 0.
+        ValueError: If there is no [`ScaleByAdadeltaState`][], or ``eps`` is below 0.
         TypeError: If ``eps`` is no number.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from adadelta_jax import adadelta
         >>> from adadelta_jax.diagnostics import effective_learning_rate
@@ -48,7 +49,7 @@ def effective_learning_rate(opt_state: optax.OptState, eps: jax.typing.ArrayLike
         >>> print(effective_learning_rate(state)["w"].round(4))
         [0.0045 0.9959]
 
-    Source: Zeiler (2012), `arXiv:1212.5701 <https://arxiv.org/abs/1212.5701>`_, section 4.3.
+    Source: Zeiler (2012), [arXiv:1212.5701](https://arxiv.org/abs/1212.5701), section 4.3.
     """
     _validation.check_hyperparameters(eps=eps)
     states = adadelta_states(opt_state)
@@ -100,8 +101,9 @@ def summary(tree: Any) -> Any:
     and so is the median of up to 16,384 elements. That of more is the median of 16,384 of them, at
     places that are as good as random and the same at every step. By Hoeffding's inequality
 
-    .. math::
-        P(|r - 1/2| > 0.02) \le 2 e^{-2 \cdot 16384 \cdot 0.02^2} < 5 \cdot 10^{-6}
+    $$
+    P(|r - 1/2| > 0.02) \le 2 e^{-2 \cdot 16384 \cdot 0.02^2} < 5 \cdot 10^{-6}
+    $$
 
     for its rank r: for all but one array in 200,000 it lies between the 48th and the 52nd
     percentile.
@@ -111,14 +113,14 @@ def summary(tree: Any) -> Any:
             the imaginary parts of a complex array are so many real numbers.
 
     Returns:
-        A pytree like ``tree``, with a `Summary` in the place of each array, and None and
+        A pytree like ``tree``, with a [`Summary`][] in the place of each array, and None and
         `optax.MaskedNode` where ``tree`` has them. All three are NaN where an array has a NaN, or
         nothing at all.
 
     Raises:
         TypeError: If a leaf is no array or number.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from adadelta_jax import adadelta
         >>> from adadelta_jax.diagnostics import effective_learning_rate, summary
@@ -140,8 +142,8 @@ def summary(tree: Any) -> Any:
         dense/kernel/median 0.1654
         dense/kernel/maximum 0.4166
 
-    Source: the bound is that of Hoeffding (1963), `doi:10.1080/01621459.1963.10500830
-    <https://doi.org/10.1080/01621459.1963.10500830>`_, Theorem 1.
+    Source: the bound is Theorem 1 of
+    [Hoeffding (1963)](https://doi.org/10.1080/01621459.1963.10500830).
     """
     _validation.check_arrays(tree)
     return jax.tree.map(lambda leaf: _summary(jnp.asarray(leaf)), tree)

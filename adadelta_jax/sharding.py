@@ -22,8 +22,8 @@ def state_shardings(
 
     All that the state keeps for a parameter in the parameter's shape, v and u first of all, is
     sharded like the parameter, and all else, such as step counts, is on every device. It works for
-    `adadelta` and whatever Optax makes around it: `optax.chain`, `optax.masked`, `optax.partition`,
-    `optax.inject_hyperparams`, `optax.MultiSteps`.
+    [`adadelta`][] and whatever Optax makes around it: `optax.chain`, `optax.masked`,
+    `optax.partition`, `optax.inject_hyperparams`, `optax.MultiSteps`.
 
     With ``zero_axis``, v and u are sharded over that axis of the mesh as well, on the first
     dimension that is not sharded yet and that the axis divides (ZeRO-1): of N devices along the
@@ -51,7 +51,7 @@ def state_shardings(
             state does not show what belongs to which parameter, as with `optax.flatten`.
         TypeError: If a sharding is not a `jax.sharding.NamedSharding`.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from jax.sharding import NamedSharding, PartitionSpec
         >>> from adadelta_jax import adadelta
@@ -65,7 +65,7 @@ def state_shardings(
         >>> tuple(state[2].square_avg["kernel"].sharding.spec)
         ('data', None)
 
-    Source: Rajbhandari et al. (2020), ZeRO, `arXiv:1910.02054 <https://arxiv.org/abs/1910.02054>`_,
+    Source: Rajbhandari et al. (2020), ZeRO, [arXiv:1910.02054](https://arxiv.org/abs/1910.02054),
     section 5.1, for ``zero_axis``.
     """
     _validation.check_optimizer(optimizer)
@@ -120,7 +120,7 @@ def bytes_per_device(tree: Any, shardings: Any) -> int:
     Returns:
         The sum over the arrays of the bytes of one shard.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
         >>> from adadelta_jax import adadelta

@@ -1,19 +1,19 @@
 """Coming from PyTorch: weights, optimizer state and settings, in mid-training, there and back.
 
-::
+```python
+model_state = torch.load("model.pt", weights_only=True)
+optim_state = torch.load("optimizer.pt", weights_only=True)
 
-    model_state = torch.load("model.pt", weights_only=True)
-    optim_state = torch.load("optimizer.pt", weights_only=True)
-
-    mapping = match_flax_params(torch_model.named_parameters(), params)
-    params = params_from_torch(model_state, params, mapping)
-    optimizer, opt_state = optimizer_from_torch(optim_state, params, mapping)
-    ...  # go on from the same step
-    weights = params_to_torch(params, mapping)
-    torch_model.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()}, strict=False)
-    torch_optimizer.load_state_dict(
-        optimizer_to_torch(opt_state, params, mapping, optim_state["param_groups"])
-    )
+mapping = match_flax_params(torch_model.named_parameters(), params)
+params = params_from_torch(model_state, params, mapping)
+optimizer, opt_state = optimizer_from_torch(optim_state, params, mapping)
+...  # go on from the same step
+weights = params_to_torch(params, mapping)
+torch_model.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()}, strict=False)
+torch_optimizer.load_state_dict(
+    optimizer_to_torch(opt_state, params, mapping, optim_state["param_groups"])
+)
+```
 
 This module does not import torch: it reads tensors by their own methods, and takes NumPy arrays
 (such as `safetensors.numpy.load_file` gives) wherever it takes tensors. A function that raises has
@@ -73,19 +73,16 @@ def optimizer_from_torch(
 ) -> tuple[optax.GradientTransformationExtraArgs, optax.OptState]:
     """The optimizer that goes on where a `torch.optim.Adadelta` stopped, and its state.
 
-    ==========================================  ==================================================
-    torch                                       here
-    ==========================================  ==================================================
-    one parameter group                         `adadelta` with its settings
-    several                                     `param_groups`, labelled "0", "1", ...
-    lr (a number or a tensor)                   learning_rate, a constant: a scheduler stays behind
-    rho, eps, weight_decay, maximize            the same
-    foreach, capturable, differentiable         nothing: `jax.jit` does all three
-    state: square_avg, acc_delta                the same, in the layout of the parameters, in
-                                                float32 if they are shorter
-    state: step, one for each parameter         count: the largest of them
-    a parameter without state                   starts from zero
-    ==========================================  ==================================================
+    | torch | here |
+    | --- | --- |
+    | one parameter group | [`adadelta`][] with its settings |
+    | several | [`param_groups`][], labelled "0", "1", ... |
+    | lr (a number or a tensor) | learning_rate, a constant: a scheduler stays behind |
+    | rho, eps, weight_decay, maximize | the same |
+    | foreach, capturable, differentiable | nothing: `jax.jit` does all three |
+    | state: square_avg, acc_delta | the same, laid out like the parameters, float32 at least |
+    | state: step, one for each parameter | count: the largest of them |
+    | a parameter without state | starts from zero |
 
     torch numbers the parameters in the order in which the optimizer got them. Their names are the
     groups' ``param_names``, which a ``torch.optim.Adadelta(model.named_parameters())`` saves.
@@ -95,8 +92,8 @@ def optimizer_from_torch(
 
     Args:
         optim_state_dict: ``optimizer.state_dict()``, of tensors or NumPy arrays.
-        params: The parameters, from `params_from_torch`.
-        mapping: As for `params_from_torch`.
+        params: The parameters, from [`params_from_torch`][].
+        mapping: As for [`params_from_torch`][].
         frozen: The torch names of parameters that are not trained, whether the torch optimizer
             has them or not: their updates are zero, and their state is left behind. torch passes
             over a parameter with ``requires_grad=False``; `jax.grad` does not.
@@ -115,7 +112,7 @@ def optimizer_from_torch(
     Warns:
         UserWarning: If a tensor holds NaN; it is named.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, numpy as np
         >>> from adadelta_jax.torch_interop import optimizer_from_torch
         >>> entry = {"step": 7.0, "square_avg": np.ones(2, "f"), "acc_delta": np.zeros(2, "f")}
@@ -126,8 +123,8 @@ def optimizer_from_torch(
         >>> optax.tree_utils.tree_get(opt_state, "count").item()
         7
 
-    Source: `torch.optim.Adadelta
-    <https://docs.pytorch.org/docs/stable/generated/torch.optim.Adadelta.html>`_.
+    Source: [torch.optim.Adadelta](
+    <https://docs.pytorch.org/docs/stable/generated/torch.optim.Adadelta.html>).
     """
     layouts, leaves = layouts_by_name(mapping, params), leaves_by_path(params)
     check_chosen_names("frozen", frozen)
@@ -189,10 +186,10 @@ def optimizer_to_torch(
     frozen one.
 
     Args:
-        opt_state: The state of any optimizer that holds one `ScaleByAdadeltaState` for a parameter:
-            of `adadelta`, `param_groups`, a chain, or an `nnx.Optimizer`.
+        opt_state: The state of any optimizer that holds one [`ScaleByAdadeltaState`][] for a
+            parameter: of [`adadelta`][], [`param_groups`][], a chain, or an `nnx.Optimizer`.
         params: The parameters.
-        mapping: As for `params_from_torch`.
+        mapping: As for [`params_from_torch`][].
         param_groups: The ``param_groups`` of the state_dict of the torch optimizer to return to,
             with their settings; what is missing in them is as in the default. None: one group of
             all names of ``mapping``, with the settings of `optax.inject_hyperparams` if
@@ -201,7 +198,8 @@ def optimizer_to_torch(
             ``param_groups`` if yours are not the defaults.
 
     Returns:
-        The dict ``{"state": {index: {"step", "square_avg", "acc_delta"}}, "param_groups": [...]}``.
+        A dict of ``state``, which has ``step``, ``square_avg`` and ``acc_delta`` for each index,
+        and of ``param_groups``.
 
     Raises:
         ValueError: If ``opt_state`` does not hold the accumulators of the parameters, if
@@ -209,7 +207,7 @@ def optimizer_to_torch(
             or if a setting of theirs is out of range.
         TypeError: If an argument has the wrong type.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from adadelta_jax import adadelta
         >>> from adadelta_jax.torch_interop import optimizer_to_torch
@@ -222,8 +220,8 @@ def optimizer_to_torch(
         >>> optim_state_dict["param_groups"][0]["lr"], float(optim_state_dict["state"][0]["step"])
         (0.5, 1.0)
 
-    Source: `torch.optim.Optimizer.load_state_dict
-    <https://docs.pytorch.org/docs/stable/generated/torch.optim.Optimizer.load_state_dict.html>`_.
+    Source: [torch.optim.Optimizer.load_state_dict](
+    <https://docs.pytorch.org/docs/stable/generated/torch.optim.Optimizer.load_state_dict.html>).
     """
     layouts, leaves = layouts_by_name(mapping, params), leaves_by_path(params)
     states = adadelta_states(opt_state)

@@ -14,6 +14,10 @@ import re
 import sys
 from pathlib import Path
 
+import tables_of_headlines
+import tables_of_learning_rate_free
+import tables_of_numerics
+import tables_of_paper
 import tables_of_speed
 import tables_of_state
 
@@ -21,7 +25,14 @@ ROOT = Path(__file__).parents[1]
 BEGIN = re.compile(r"^<!-- table (\S+) -->$", re.MULTILINE)
 END = "<!-- end table -->"
 
-TABLES = tables_of_speed.TABLES | tables_of_state.TABLES
+TABLES = {
+    **tables_of_headlines.TABLES,
+    **tables_of_speed.TABLES,
+    **tables_of_state.TABLES,
+    **tables_of_numerics.TABLES,
+    **tables_of_paper.TABLES,
+    **tables_of_learning_rate_free.TABLES,
+}
 
 
 def fill(text: str, results: Path) -> tuple[str, list[str]]:

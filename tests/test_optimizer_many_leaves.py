@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from adadelta_jax import adadelta
+from adadelta_jax._optimizer import _never
 from adadelta_jax._update_rule import update_rule
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -36,6 +37,18 @@ def test_the_rule_is_traced_once_for_each_shape(monkeypatch, accumulator_dtype):
     monkeypatch.setattr("adadelta_jax._transform.update_rule", counted)
     traced([(64,), (64, 96)] * 50, accumulator_dtype=accumulator_dtype)
     assert sorted(calls) == [(64,), (64, 96)]
+
+
+def test_the_order_of_writing_is_traced_once_for_each_shape(monkeypatch):
+    calls = []
+
+    def counted(x):
+        calls.append(x.shape)
+        return _never(x)
+
+    monkeypatch.setattr("adadelta_jax._optimizer._never", counted)
+    traced([(65,), (65, 97)] * 50)  # shapes that no other test has, as the traces are kept
+    assert sorted(calls) == [(65,), (65, 97)]
 
 
 def test_a_leaf_adds_32_equations_to_the_step(monkeypatch):

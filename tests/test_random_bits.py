@@ -12,11 +12,43 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from adadelta_jax import adadelta, scale_by_adadelta
-from adadelta_jax._accumulators import random_bits, values
+from adadelta_jax._accumulators import random_bits, store, values
 
 SHAPE = (128, 512)
 ELEMENTS = SHAPE[0] * SHAPE[1]
 SEEDS = (5, 3, 0)  # count, leaf, v or u
+
+
+def lowbias32(x):
+    """The hash of that name, uint32, as its source has it."""
+    x ^= x >> np.uint32(16)
+    x *= np.uint32(0x7FEB352D)
+    x ^= x >> np.uint32(15)
+    x *= np.uint32(0x846CA68B)
+    return x ^ (x >> np.uint32(16))
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (3, 5, 2), (3, 0)])
+def test_the_bits_are_the_hash_of_the_place_added_to_that_of_the_seeds(shape):
+    key = np.zeros(1, np.uint32)
+    for seed in (2**31 - 1, 3, 1):
+        key = lowbias32(key + np.uint32(seed))
+    places = np.arange(np.prod(shape, dtype=int), dtype=np.uint32).reshape(shape)
+    np.testing.assert_array_equal(random_bits(shape, (2**31 - 1, 3, 1)), lowbias32(key + places))
+
+
+def test_places_beyond_the_largest_uint32_go_round():
+    """Of arrays of more than 2³² elements the first three of each row are computed, and no more."""
+
+    @jax.jit
+    def last():
+        return random_bits((5, 1 << 31), SEEDS)[:, :3], random_bits((2, 1 << 32), SEEDS)[:, :3]
+
+    halves, wholes = last()
+    np.testing.assert_array_equal(halves[::2], np.broadcast_to(halves[0], (3, 3)))
+    np.testing.assert_array_equal(halves[1::2], np.broadcast_to(halves[1], (2, 3)))
+    assert (np.asarray(halves[0]) != np.asarray(halves[1])).all()
+    np.testing.assert_array_equal(wholes, np.broadcast_to(halves[0], (2, 3)))
 
 
 def signs(bits):
@@ -173,6 +205,21 @@ def test_elements_leaves_steps_and_averages_are_each_rounded_in_their_own_way(ac
     assert all(0.1 < up.mean() < 0.9 for up in rounded_up)
     for one, other in itertools.combinations(rounded_up, 2):
         assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 4 / np.sqrt(one.size)
+
+
+@pytest.mark.parametrize("accumulator_dtype", DTYPES)
+def test_the_seeds_are_the_count_the_leaf_and_0_for_v_or_1_for_u(accumulator_dtype):
+    grads = [jnp.linspace(0.1, 1, 4096), jnp.linspace(1, 3, 8192).reshape(2, 4096)]
+    optimizer = scale_by_adadelta(accumulator_dtype=accumulator_dtype)
+    start = optimizer.init(grads)._replace(count=jnp.int32(41))
+    update, exact = jax.jit(optimizer.update), jax.jit(scale_by_adadelta().update)
+    _, state = update(grads, start)
+    _, expected = exact(grads, scale_by_adadelta().init(grads))
+    for leaf in (0, 1):
+        for which, name in enumerate(["square_avg", "acc_delta"]):
+            unrounded, like = getattr(expected, name)[leaf], getattr(start, name)[leaf]
+            of_seeds = values(store(unrounded, like, (41, leaf, which)))
+            np.testing.assert_array_equal(values(getattr(state, name)[leaf]), of_seeds)
 
 
 def over_devices(*spec):

@@ -142,6 +142,29 @@ def test_a_float64_that_is_a_float32_is_stored_as_itself():
     np.testing.assert_array_equal(stored, numbers)
 
 
+@pytest.mark.parametrize(("bits", "up"), [(0, False), (2**32 - 1, True)])
+def test_below_the_smallest_normal_number_too_the_largest_bits_round_up(bits, up, monkeypatch):
+    monkeypatch.setattr(
+        "adadelta_jax._accumulators.random_bits",
+        lambda shape, seeds: jnp.full(shape, bits, jnp.uint32),
+    )
+    steps = store(jnp.float32([0.5, 1.25, 7.75]) * 2.0**-24, jnp.zeros(3, "float16"), SEEDS)
+    np.testing.assert_array_equal(steps.astype(jnp.float32) * 2.0**24, np.array([0, 1, 7]) + up)
+
+
+@pytest.mark.parametrize("seeds", [None, SEEDS])
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+def test_a_float64_that_is_a_float32_is_rounded_to_half_precision_as_that_is(name, seeds):
+    exponents = np.random.default_rng(0).uniform(-100, 20, 10_000)
+    numbers = np.exp2(exponents).astype(np.float32)
+    with jax.enable_x64(True):
+        wide, narrow = (
+            store(jnp.asarray(numbers, dtype), jnp.zeros(len(numbers), name), seeds)
+            for dtype in ("float64", "float32")
+        )
+    np.testing.assert_array_equal(wide, narrow)
+
+
 def test_without_seeds_a_value_is_rounded_to_nearest(dtype):
     format_ = FORMATS[dtype]
     values = some_values(dtype, count=10_000)

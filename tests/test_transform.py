@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from adadelta_jax import ScaleByAdadeltaState, scale_by_adadelta
 from adadelta_jax._update_rule import update_rule
@@ -203,3 +204,17 @@ def test_a_tree_without_parameters_is_fine():
     updates, state = run(scale_by_adadelta(), {}, [{}, {}])
     assert updates == [{}, {}]
     assert state.count == 2
+
+
+def test_updates_and_state_keep_explicit_shardings_that_are_not_the_same():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    everywhere, split = (NamedSharding(mesh, PartitionSpec(axis)) for axis in (None, "data"))
+    optimizer = scale_by_adadelta()
+    with jax.set_mesh(mesh):
+        grads = jax.device_put(jnp.ones(16), everywhere)
+        count, *averages = optimizer.init(grads)
+        state = ScaleByAdadeltaState(count, *jax.device_put(averages, split))
+        updates, state = jax.jit(optimizer.update)(grads, state)
+    assert updates.sharding.is_equivalent_to(everywhere, 1)
+    for average in (state.square_avg, state.acc_delta):
+        assert average.sharding.is_equivalent_to(split, 1)

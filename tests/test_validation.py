@@ -1,6 +1,7 @@
 """What a user is told about a wrong argument: which one, what it was, and what would be right."""
 
 import re
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 from flax import nnx
 from jax.experimental import sparse
 
-from adadelta_jax import adadelta, scale_by_adadelta
+from adadelta_jax import adadelta, carry_over_state, param_groups, scale_by_adadelta
 
 PARAMS = {"dense": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}}
 
@@ -37,6 +38,12 @@ def raises(error, message):
         ("rho", None, TypeError, "rho must be a number or a 0-d array, got None"),
         ("rho", "0.9", TypeError, "rho must be a number or a 0-d array, got '0.9'"),
         ("rho", [0.9, 0.9], TypeError, "rho must be a number or a 0-d array, got [0.9, 0.9]"),
+        (
+            "rho",
+            np.array([0.9]),
+            TypeError,
+            "rho must be a number or a 0-d array, got array([0.9])",
+        ),
         ("rho", 0.9j, TypeError, "rho must be a number or a 0-d array, got 0.9j"),
         ("eps", 2e30, ValueError, "eps must be at most 1e+30, got 2e+30"),
         ("eps", -1e-6, ValueError, "eps must be >= 0, got -1e-06"),
@@ -81,6 +88,12 @@ def test_a_wrong_setting_is_refused_by_name_and_value(name, value, error, messag
 def test_every_kind_of_number_in_range_is_accepted(name, value):
     optimizer = adadelta(**{name: value})
     updates, _ = optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(updates))
+
+
+def test_the_largest_eps_is_accepted():
+    optimizer = adadelta(eps=1e30)
+    updates, _ = optimizer.update(PARAMS, optimizer.init(PARAMS))
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(updates))
 
 
@@ -160,6 +173,20 @@ def test_gradients_that_do_not_match_are_refused_by_path(grads, error, message, 
         optimizer.update(grads, optimizer.init(PARAMS), params)
 
 
+@pytest.mark.parametrize(
+    ("count", "listed"),
+    [(8, "0, 1, 2, 3, 4, 5, 6, 7"), (10, "0, 1, 2, 3, 4, 5, 6, 7 and 2 more")],
+)
+def test_of_many_names_eight_are_listed_and_the_others_counted(count, listed):
+    optimizer = adadelta()
+    with raises(
+        ValueError,
+        f"the gradients do not match the accumulators: "
+        f"they lack {listed} (None stands for no gradient)",
+    ):
+        optimizer.update([], optimizer.init([jnp.ones(1)] * count))
+
+
 def test_a_container_of_another_type_is_refused():
     optimizer = scale_by_adadelta()
     state = optimizer.init([jnp.ones(2)])
@@ -174,6 +201,27 @@ def test_a_gradient_for_what_is_no_parameter_is_refused():
     state = optimizer.init({"frozen": None, "free": jnp.ones(2)})
     with raises(ValueError, "frozen has a gradient, but no accumulators"):
         optimizer.update({"frozen": jnp.ones(2), "free": jnp.ones(2)}, state)
+
+
+def test_what_comes_after_a_gradient_of_none_is_checked_too():
+    optimizer = adadelta()
+    state = optimizer.init({"first": jnp.ones(2), "second": jnp.ones(2)})
+    message = "the gradient of second has shape (3,), but the accumulators have shape (2,)"
+    with raises(ValueError, message):
+        optimizer.update({"first": None, "second": jnp.ones(3)}, state)
+
+
+def test_what_comes_after_a_frozen_group_is_checked_too():
+    message = "group 'b' must be a mapping of adadelta's keywords to values, or None to freeze it"
+    with raises(TypeError, f"{message}, got 3"):
+        param_groups({"a": None, "b": 3}, {"kernel": "a", "bias": "b"})
+
+
+@pytest.mark.parametrize("method", ["init", "update"])
+def test_an_optimizer_needs_both_of_its_functions(method):
+    half = SimpleNamespace(**{method: getattr(adadelta(), method)})
+    with raises(TypeError, f"optimizer must be an optax.GradientTransformation, got {half!r}"):
+        carry_over_state(half, PARAMS, adadelta().init(PARAMS))
 
 
 def test_a_bare_array_is_called_the_parameter():
@@ -204,8 +252,20 @@ def test_an_error_leaves_the_state_as_it_was():
     jax.tree.map(np.testing.assert_array_equal, state, before)
 
 
-def test_a_parameter_in_an_nnx_state_goes_by_the_name_of_its_variable():
-    state = nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+@pytest.mark.parametrize(
+    ("around", "name"),
+    [(lambda layer: layer, "bias"), (lambda layer: nnx.Sequential(layer), "layers/0/bias")],
+)
+def test_a_parameter_in_an_nnx_state_goes_by_the_name_of_its_variable(around, name):
+    state = nnx.state(around(nnx.Linear(2, 3, rngs=nnx.Rngs(0))))
     grads = jax.tree.map(lambda p: jnp.ones((*p.shape, 1)), state)
-    with pytest.raises(ValueError, match=r"^the gradient of bias has shape \(3, 1\)"):
+    with pytest.raises(ValueError, match=rf"^the gradient of {name} has shape \(3, 1\)"):
         adadelta().update(grads, adadelta().init(state))
+
+
+def test_a_warning_points_to_the_line_that_carries_the_state_over():
+    old = adadelta().init({"a": jnp.ones(2), "b": jnp.ones(2)})
+    new = {"a": jnp.ones(3), "b": jnp.ones(2)}
+    with pytest.warns(UserWarning, match="^the accumulators of a start from zero") as warned:
+        carry_over_state(adadelta(), new, old)
+    assert [warning.filename for warning in warned] == [__file__]

@@ -77,6 +77,13 @@ NUMBERS_AND_MASKS = {
         TypeError,
         f"learning_rate must return a number or a 0-d array, got {jnp.ones(3)!r}",
     ),
+    "a schedule of vectors for the decay": (
+        lambda: adadelta(weight_decay=lambda _: jnp.ones(3)).update(
+            PARAMS, adadelta(weight_decay=lambda _: 1.0).init(PARAMS), PARAMS
+        ),
+        TypeError,
+        f"weight_decay must return a number or a 0-d array, got {jnp.ones(3)!r}",
+    ),
     "a mask of text": (decay("kernel"), TypeError, f"{MASK_EXPECTED}, got 'kernel'"),
     "a mask that lacks a parameter": (
         decay({"dense": {"kernel": True}}),

@@ -111,6 +111,16 @@ TREES = {
         TypeError,
         "the gradient of dense/kernel must be an array, got str",
     ),
+    "update without params, text where it climbs": (
+        lambda: adadelta(maximize=True).update(with_kernel("x"), STATE),
+        TypeError,
+        "the gradient of dense/kernel must be an array, got str",
+    ),
+    "update, the state of a chain of others": (
+        lambda: OPTIMIZER.update(PARAMS, optax.sgd(0.1, 0.9).init(PARAMS), PARAMS),
+        TypeError,
+        "state must be that of adadelta, as init makes it, got tuple",
+    ),
     "update, a dtype that JAX lacks": (
         lambda: OPTIMIZER.update(with_kernel(np.ones((3, 2), np.longdouble)), STATE, PARAMS),
         TypeError,
