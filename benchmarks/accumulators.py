@@ -22,7 +22,6 @@ import itertools
 import json
 import math
 import pydoc_data.topics
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
@@ -415,22 +414,13 @@ def compare(work: str, train: Train, variants: list[str], quick: bool) -> list[r
     rows: list[reporting.Row] = []
     for variant in variants:
         row: reporting.Row = {"contender": variant, "scores": scores[variant]}
-        row |= mean_and_standard_error(scores[variant])
+        row |= measuring.mean_and_standard_error(scores[variant])
         if variant != "float32" and "float32" in scores:
             pairs = zip(scores[variant], scores["float32"], strict=True)
-            difference = mean_and_standard_error([ours - theirs for ours, theirs in pairs])
-            row["difference"] = difference["mean"]
-            row["difference_standard_error"] = difference["standard_error"]
+            differences = [ours - theirs for ours, theirs in pairs]
+            row |= measuring.mean_and_standard_error(differences, "difference")
         rows.append(row)
     return rows
-
-
-def mean_and_standard_error(numbers: list[float]) -> dict[str, float]:
-    """The row entries of those names."""
-    return {
-        "mean": statistics.mean(numbers),
-        "standard_error": statistics.stdev(numbers) / math.sqrt(len(numbers)),
-    }
 
 
 def draw(path: Path, rows: list[reporting.Row]) -> None:

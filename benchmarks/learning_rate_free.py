@@ -156,11 +156,13 @@ def compare(
         row: reporting.Row = {"contender": name, "made_by": CONTENDERS[name].made_by}
         state = jax.eval_shape(CONTENDERS[name].make(rates.get(name)).init, params)
         row["state_per_parameter"] = numbers_in(state) / numbers_in(params)
-        row |= {"scores": scores[name], **mean_and_standard_error(scores[name])}
+        row |= {"scores": scores[name], **measuring.mean_and_standard_error(scores[name])}
         for other, key in ((best, "less_best"), ("adadelta", "less_adadelta")):
             if other in names and other != name:
                 pairs = zip(scores[name], scores[other], strict=True)
-                row |= mean_and_standard_error([ours - theirs for ours, theirs in pairs], key)
+                row |= measuring.mean_and_standard_error(
+                    [ours - theirs for ours, theirs in pairs], key
+                )
         row["start_loss"] = statistics.mean(run.start_loss for run in found[name])
         row["losses"] = np.mean([run.losses for run in found[name]], axis=0).tolist()
         row["curve"] = np.mean([run.scores for run in found[name]], axis=0).tolist()
@@ -171,16 +173,6 @@ def compare(
             row |= tuned
         rows.append(row)
     return rows
-
-
-def mean_and_standard_error(numbers: list[float], name: str = "") -> dict[str, float]:
-    """The row entries mean and standard_error, or NAME and NAME_standard_error."""
-    return {
-        name or "mean": statistics.fmean(numbers),
-        f"{name}_standard_error" if name else "standard_error": (
-            statistics.stdev(numbers) / math.sqrt(len(numbers))
-        ),
-    }
 
 
 def numbers_in(tree: Any) -> int:

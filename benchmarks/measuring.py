@@ -1,4 +1,4 @@
-"""How time is measured: every contender in turn, many rounds, in one process.
+"""How time is measured: every contender in turn, many rounds, in one process; and what numbers say.
 
 Other programs, the clock and the memory of a machine drift over seconds. Contenders that take turns
 (A B C A B C ...) drift together, so that their ratios hold where their times do not.
@@ -8,7 +8,7 @@ import argparse
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import tqdm
@@ -53,6 +53,18 @@ def _seconds(step: Callable[[], object], calls: int) -> float:
     for _ in range(calls):
         step()
     return (time.perf_counter() - start) / calls
+
+
+def mean_and_standard_error(numbers: Sequence[float], name: str = "") -> dict[str, float]:
+    """The row entries mean and standard_error, or NAME and NAME_standard_error.
+
+    Of one number there is no standard error.
+    """
+    found = {name or "mean": statistics.fmean(numbers)}
+    if len(numbers) > 1:
+        error = statistics.stdev(numbers) / math.sqrt(len(numbers))
+        found[f"{name}_standard_error" if name else "standard_error"] = error
+    return found
 
 
 def median_and_quartiles(seconds: list[float], name: str = "") -> dict[str, float]:

@@ -14,8 +14,6 @@ it stopped. Whatever decides them is part of the file's name, versions of packag
 import functools
 import hashlib
 import itertools
-import math
-import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -165,9 +163,8 @@ def measure_control(task: Task, start: Start, seeds: Iterable[int]) -> list[repo
         for library, by_seed in found.items()
     )
     pairs = zip(found["torch"], found["jax"], strict=True)
-    difference = mean_and_standard_error([theirs[-1] - our[-1] for theirs, our in pairs])
-    torch["difference"] = difference["mean"]
-    torch["difference_standard_error"] = difference["standard_error"]
+    differences = [theirs[-1] - our[-1] for theirs, our in pairs]
+    torch |= measuring.mean_and_standard_error(differences, "difference")
     rows = [ours, torch]
     reporting.print_table(f"control: test error, %; {setting}", rows, CONTROL_COLUMNS)
     return rows
@@ -196,16 +193,8 @@ def row_of(setting: Setting, start: Start, by_seed: list[list[float]]) -> report
         **setting._asdict(),
         **start._asdict(),
         "errors": by_seed,
-        **mean_and_standard_error([by_epoch[-1] for by_epoch in by_seed]),
+        **measuring.mean_and_standard_error([by_epoch[-1] for by_epoch in by_seed]),
     }
-
-
-def mean_and_standard_error(numbers: list[float]) -> dict[str, float]:
-    """The row entries of those names; of one number, no standard error."""
-    found = {"mean": statistics.mean(numbers)}
-    if len(numbers) > 1:
-        found["standard_error"] = statistics.stdev(numbers) / math.sqrt(len(numbers))
-    return found
 
 
 def main() -> None:
