@@ -120,6 +120,10 @@ def bytes_per_device(tree: Any, shardings: Any) -> int:
     Returns:
         The sum over the arrays of the bytes of one shard.
 
+    Raises:
+        ValueError: If ``shardings`` does not match ``tree``, or an array cannot be sharded so.
+        TypeError: If a leaf of ``tree`` is no array, or one of ``shardings`` no sharding.
+
     Examples:
         >>> import jax, jax.numpy as jnp
         >>> from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
@@ -133,6 +137,8 @@ def bytes_per_device(tree: Any, shardings: Any) -> int:
         >>> zero = state_shardings(adadelta(), params, everywhere, zero_axis="data")
         >>> bytes_per_device(state, zero)
         8388612
+
+    Source: [jax.sharding.Sharding.shard_shape](https://docs.jax.dev/en/latest/jax.sharding.html).
     """
     shardings = _validation.check_shardings("shardings", shardings, "tree", tree)
     shard_bytes = jax.tree.map(

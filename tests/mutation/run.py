@@ -3,7 +3,7 @@
 Each mutant stands in a copy of the repository while the tests of its module run there, the quickest
 first, up to the first that fails. Survivors have to be in equivalent.toml, with the reason why
 nothing can tell them from the original; what is listed there must survive. Verdicts are kept in
-build/mutants, and hold for as long as what they were found with stays the same.
+verdicts.jsonl, and hold for as long as what they were found with stays the same.
 """
 
 import argparse
@@ -59,6 +59,17 @@ class Verdicts:
         with self.lock, self.path.open("a") as file:
             self.known[entry["mutant"]] = entry
             file.write(json.dumps(entry) + "\n")
+
+    def keep(self, all_mutants: list[Mutant]) -> None:
+        """Drop what is known of mutants of the same modules that are no more."""
+        modules = {mutant.module for mutant in all_mutants}
+        present = {digest(repr(program(mutant.source))) for mutant in all_mutants}
+        kept = [
+            entry
+            for key, entry in self.known.items()
+            if key in present or entry["module"] not in modules
+        ]
+        self.path.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
 
 
 def digest(text: str) -> str:
@@ -180,17 +191,19 @@ def report(all_mutants: list[Mutant], verdicts: Verdicts) -> bool:
     print("\n| module | " + " | ".join(columns) + " |\n|" + " --- |" * (len(columns) + 1))
     for module, count in counts.items():
         print(f"| {module} | " + " | ".join(str(count[column]) for column in columns) + " |")
-    if set(counts) == set(CONFIG["modules"]) and not amiss:
+    if not amiss:
         write_results({module: {c: n[c] for c in columns} for module, n in counts.items()})
     return not amiss
 
 
 def write_results(modules: dict) -> None:
-    """The table, and the versions it was made with, for the documents to quote."""
+    """The rows of these modules in the table that the documents quote, and the versions."""
     packages = ("cosmic-ray", "jax", "jaxlib", "optax", "numpy", "pytest")
     versions = {name: importlib.metadata.version(name) for name in packages}
-    results = {"modules": modules, "versions": {"python": platform.python_version(), **versions}}
     path = ROOT / "benchmarks" / "results" / "mutants.json"
+    found = json.loads(path.read_text())["modules"] if path.exists() else {}
+    found = {name: (found | modules)[name] for name in CONFIG["modules"] if name in found | modules}
+    results = {"modules": found, "versions": {"python": platform.python_version(), **versions}}
     path.write_text(json.dumps(results, indent=1) + "\n")
 
 
@@ -206,10 +219,11 @@ def main() -> None:
     for module in arguments.modules:
         source = (ROOT / "adadelta_jax" / f"{module}.py").read_text()
         all_mutants += mutants(module, source, CONFIG["operators"])
-    verdicts = Verdicts(BUILD / "verdicts.jsonl")
+    verdicts = Verdicts(HERE / "verdicts.jsonl")
     pending = [m for m in all_mutants if verdicts.get(m) is None]
     print(f"{len(all_mutants)} mutants, {len(pending)} of them to run", flush=True)
     run(pending, verdicts, arguments.jobs, arguments.timeout)
+    verdicts.keep(all_mutants)
     sys.exit(0 if report(all_mutants, verdicts) else 1)
 
 
