@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from reporting import markdown, read
-from tables_of_numerics import mutant_counts, read_lines
+from tables_of_numerics import read_lines
 from tables_of_paper import rows_of
 from tables_of_speed import OURS, works
 from zeiler_settings import PAPER, Setting
@@ -25,7 +25,6 @@ def headlines(results: Path) -> str:
     (torch,) = (row for row in rows_of(results, "control") if row["contender"] == "torch")
     fuzzed = read_lines(results, "fuzz")
     cases = sum(sum(line["ends"].values()) + line["failed"] for line in fuzzed)
-    counts = mutant_counts(results)
     rows = [
         [
             "a float32 step of 33.6 M parameters on 2 CPU cores, of the time of `optax.adadelta`; "
@@ -53,11 +52,6 @@ def headlines(results: Path) -> str:
             "random runs against torch, and random or damaged inputs; failed",
             f"{cases:,}; {sum(line['failed'] for line in fuzzed):,}",
             "`make fuzz`",
-        ],
-        [
-            "mutants of the source; caught by a test, and equivalent",
-            f"{counts['mutants']:,}; {counts['killed']:,}, {counts['equivalent']:,}",
-            "`make mutants`",
         ],
     ]
     return markdown(["", "", "printed by"], rows)

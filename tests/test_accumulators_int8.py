@@ -221,3 +221,13 @@ def test_a_step_stores_the_largest_v_of_each_block_to_an_eighth(rho, param_dtype
         assert (
             np.asarray(state.square_avg.scale)[largest > 0] <= 2.14 * largest[largest > 0]
         ).all()
+
+
+def test_a_step_stores_u_however_much_larger_v_is():
+    """Each has a scale of its own."""
+    params = jnp.zeros((4, 1024))
+    optimizer = scale_by_adadelta(accumulator_dtype="int8")
+    grads = jnp.full(params.shape, 1e6)
+    updates, state = optimizer.update(grads, optimizer.init(params))
+    u = load(state.acc_delta, jnp.float32)
+    np.testing.assert_allclose(u, 0.1 * np.square(updates), rtol=1 / 4)

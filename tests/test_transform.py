@@ -218,3 +218,20 @@ def test_updates_and_state_keep_explicit_shardings_that_are_not_the_same():
     assert updates.sharding.is_equivalent_to(everywhere, 1)
     for average in (state.square_avg, state.acc_delta):
         assert average.sharding.is_equivalent_to(split, 1)
+
+
+def test_half_precision_throughout_is_computed_in_float32():
+    optimizer = scale_by_adadelta(accumulator_dtype="bfloat16")
+    grads = jnp.array([0.3, -0.7], jnp.bfloat16)
+    updates, _ = jax.jit(optimizer.update)(grads, optimizer.init(grads))
+    zeros = jnp.zeros(2)
+    expected, _, _ = update_rule(grads.astype(jnp.float32), zeros, zeros, rho=0.9, eps=1e-6)
+    np.testing.assert_array_equal(updates, expected.astype(jnp.bfloat16))
+
+
+def test_accumulators_in_float64_are_computed_in_float64():
+    with jax.enable_x64(True):
+        optimizer = scale_by_adadelta(rho=0.5, accumulator_dtype="float64")
+        grads = jnp.array([0.3, -0.7], jnp.float32)
+        _, state = optimizer.update(grads, optimizer.init(grads))
+        np.testing.assert_array_equal(state.square_avg, 0.5 * np.float64(grads) ** 2)

@@ -116,6 +116,11 @@ TREES = {
         TypeError,
         "the gradient of dense/kernel must be an array, got str",
     ),
+    "update of the part, the state of the whole": (
+        lambda: scale_by_adadelta().update(PARAMS, STATE),
+        TypeError,
+        "state must be that of scale_by_adadelta, as init makes it, got tuple",
+    ),
     "update, the state of a chain of others": (
         lambda: OPTIMIZER.update(PARAMS, optax.sgd(0.1, 0.9).init(PARAMS), PARAMS),
         TypeError,
