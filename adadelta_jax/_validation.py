@@ -41,8 +41,9 @@ def _check_number(name: str, value: Any, expected: str, highest: float | None = 
     number = None
     if isinstance(value, (int, float, np.generic, np.ndarray, jax.Array)):
         with contextlib.suppress(TypeError, ValueError, OverflowError):
-            array = jnp.asarray(value)
-            number = float(value) if array.ndim == 0 and array.dtype.kind != "c" else None
+            array = np.asarray(value)  # of NumPy: one of JAX would start a backend
+            is_real = array.dtype.kind in "biuf" or array.dtype == jnp.bfloat16
+            number = float(value) if array.ndim == 0 and is_real else None
     if number is None:
         raise TypeError(f"{name} must be {expected}, got {value!r}")
     if highest is not None and not 0 <= number <= highest:

@@ -1,6 +1,8 @@
 """What a user is told about a wrong argument: which one, what it was, and what would be right."""
 
 import re
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import jax
@@ -269,3 +271,16 @@ def test_a_warning_points_to_the_line_that_carries_the_state_over():
     with pytest.warns(UserWarning, match="^the accumulators of a start from zero") as warned:
         carry_over_state(adadelta(), new, old)
     assert [warning.filename for warning in warned] == [__file__]
+
+
+def test_to_make_an_optimizer_starts_no_backend():
+    """A program may make one before it says how many devices there are."""
+    script = (
+        "import jax\n"
+        "from adadelta_jax import adadelta, label_by_path, param_groups\n"
+        "adadelta(0.5, 0.9, 1e-6, 0.1, accumulator_dtype='int8')\n"
+        "param_groups({'a': {}, 'b': None}, label_by_path({'x': 'a'}, 'b'))\n"
+        "jax.config.update('jax_num_cpu_devices', 3)\n"
+        "assert jax.device_count() == 3"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
