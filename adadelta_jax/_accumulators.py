@@ -67,10 +67,16 @@ def storage_dtype(
     narrowest there is.
     """
     if accumulator_dtype is None:
-        return jnp.promote_types(param_dtype, jnp.float32)
+        return promoted(param_dtype, jnp.float32)
     if jnp.issubdtype(param_dtype, jnp.complexfloating):
-        return jnp.promote_types(accumulator_dtype, jnp.complex64)
+        return promoted(accumulator_dtype, jnp.complex64)
     return jnp.dtype(accumulator_dtype)
+
+
+def promoted(*dtypes: jax.typing.DTypeLike) -> jnp.dtype:
+    """The dtype that JAX promotes these to, also for users who let it promote nothing unasked."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*dtypes)
 
 
 def shardings(blocks: Int8Blocks, sharding: NamedSharding) -> Any:
@@ -165,8 +171,8 @@ def store(
 
 def convert(old: Any, like: Any) -> Any:
     """The accumulator `old` in the format of `like`, rounded to nearest; itself if it has that."""
-    kinds = [[leaf.dtype for leaf in jax.tree.leaves(node)] for node in (old, like)]
-    return old if kinds[0] == kinds[1] else store(load(old, old.dtype), like, None)
+    dtypes = [jax.tree.map(lambda leaf: leaf.dtype, node) for node in (old, like)]
+    return old if dtypes[0] == dtypes[1] else store(load(old, old.dtype), like, None)
 
 
 def random_bits(
@@ -185,7 +191,7 @@ def random_bits(
     for seed in seeds:
         key = _hash(key + jnp.asarray(seed).astype(jnp.uint32))
     strides = [math.prod(shape[axis + 1 :]) % 2**32 for axis in range(len(shape))]
-    place = jnp.broadcast_to(key, shape)
+    place = key
     for axis, stride in enumerate(strides):
         place += lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
     return _hash(place)
@@ -277,16 +283,17 @@ def _round_in_steps(
     take those below for zero.
     """
     info = jnp.finfo(values.dtype)
-    unsigned = jnp.dtype(f"uint{info.bits}")
+    unsigned = f"uint{info.bits}"
     dropped = info.nmant - mantissa_bits
     noise = bits.astype(unsigned)
     noise = noise >> (32 - dropped) if dropped <= 32 else noise << (dropped - 32)
     pattern = lax.bitcast_convert_type(values, unsigned)
     rounded = lax.bitcast_convert_type((pattern + noise) >> dropped << dropped, values.dtype)
 
-    if smallest_normal > float(info.smallest_normal):
+    if smallest_normal > info.smallest_normal:
         step = max(smallest_normal * 2.0**-mantissa_bits, 2.0**-126)
         below = jnp.floor(values / step)
         up = (~bits >> 8).astype(values.dtype) * 2.0**-24 < values / step - below
-        rounded = jnp.where(values < smallest_normal, (below + up) * step, rounded)
+        in_steps = (below + up.astype(values.dtype)) * step
+        rounded = jnp.where(values < smallest_normal, in_steps, rounded)
     return jnp.where(jnp.isnan(values), values, rounded)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from adadelta_jax import _validation
+from adadelta_jax import _state_checks, _validation
 from adadelta_jax._transform import ScaleByAdadeltaState, scale_by_adadelta
 
 
@@ -87,11 +87,8 @@ def adadelta(
     """
     if learning_rate is None:
         learning_rate = 1.0
-    _validation.check_hyperparameters(
-        learning_rate=learning_rate, rho=rho, eps=eps, weight_decay=weight_decay
-    )
-    learning_rate = _validation.check_schedule("learning_rate", learning_rate)
-    weight_decay = _validation.check_schedule("weight_decay", weight_decay)
+    learning_rate = _validation.check_scalar_or_schedule("learning_rate", learning_rate)
+    weight_decay = _validation.check_scalar_or_schedule("weight_decay", weight_decay)
     _validation.check_flag("maximize", maximize)
     _validation.check_flag("decoupled_weight_decay", decoupled_weight_decay)
     scale = scale_by_adadelta(rho, eps, accumulator_dtype=accumulator_dtype)
@@ -116,7 +113,7 @@ def adadelta(
         return chain(params).init(params)
 
     def update_fn(updates, state, params=None, **extra_args):
-        _validation.check_state("adadelta", state, _is_chain_state(state))
+        _state_checks.check_state("adadelta", state, _is_chain_state(state))
         if decays:
             _validation.check_weight_decay_has_params(params)
         if params is None:

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from adadelta_jax import _accumulators, _validation
+from adadelta_jax import _accumulators, _group_checks, _state_checks, _validation
 from adadelta_jax._optimizer import adadelta
 from adadelta_jax._transform import ScaleByAdadeltaState
+from adadelta_jax._trees import is_leaf, leaves_with_path, path_name
 
 # The states that count the steps of a run, and the fields in which they do. They go by name, as in
 # `optax.tree_utils`, because Optax does not export all of them.
@@ -66,7 +67,7 @@ def param_groups(
     Source: the per-parameter options of [torch.optim](
     <https://docs.pytorch.org/docs/stable/optim.html#per-parameter-options>).
     """
-    _validation.check_groups(groups, tuple(inspect.signature(adadelta).parameters))
+    _group_checks.check_groups(groups, tuple(inspect.signature(adadelta).parameters))
     transforms: dict[Hashable, optax.GradientTransformation] = {
         label: _group(label, settings) for label, settings in groups.items()
     }
@@ -74,20 +75,20 @@ def param_groups(
     is_function = callable(labels) and jax.tree_util.all_leaves([labels])
 
     def labels_of(tree):
-        if not _validation.leaves_with_path(tree):
+        if not leaves_with_path(tree):
             return tree  # the placeholder of `optax.tree_utils.tree_map_params` needs no labels
         return labels(tree) if is_function else labels
 
     def init_fn(params):
         label_tree = labels_of(params)
-        _validation.check_labels(label_tree, params, transforms)
+        _group_checks.check_labels(label_tree, params, transforms)
         return optax.partition(transforms, lambda _: label_tree).init(params)
 
     def update_fn(updates, state, params=None, **extra_args):
         is_ours = isinstance(state, optax.PartitionState)
-        _validation.check_state("param_groups", state, is_ours)
+        _state_checks.check_state("param_groups", state, is_ours)
         label_tree = labels_of(updates if params is None else params)
-        _validation.paths_by_label(label_tree, updates, "gradients")
+        _group_checks.paths_by_label(label_tree, updates, "gradients")
         partition = optax.partition(transforms, lambda _: label_tree)
         return partition.update(updates, state, params, **extra_args)
 
@@ -146,7 +147,7 @@ def label_by_path(rules: Mapping[str, str], default: str) -> Callable[[optax.Par
 
     Source: the expressions are those of Python's [re](https://docs.python.org/3/library/re.html).
     """
-    _validation.check_rules(rules, default)
+    _group_checks.check_rules(rules, default)
     rules = dict(rules)
 
     def labels(params: optax.Params) -> Any:
@@ -154,14 +155,14 @@ def label_by_path(rules: Mapping[str, str], default: str) -> Callable[[optax.Par
 
         def label_of(path, _):
             for regex, label in rules.items():
-                if re.search(regex, _validation.path_name(path)):
+                if re.search(regex, path_name(path)):
                     applied.add(regex)
                     return label
             return default
 
         # None is a leaf here, so that gradients are labelled as the parameters are.
-        tree = jax.tree.map_with_path(label_of, params, is_leaf=_validation.is_leaf)
-        _validation.check_rules_apply(rules, applied, params)
+        tree = jax.tree.map_with_path(label_of, params, is_leaf=is_leaf)
+        _group_checks.check_rules_apply(rules, applied, params)
         return tree
 
     return labels
@@ -221,14 +222,14 @@ def carry_over_state(
     <https://docs.pytorch.org/docs/stable/optim.html>).
     """
     _validation.check_optimizer(optimizer)
-    _validation.check_accumulators("old_state", adadelta_states(old_state))
+    _state_checks.check_accumulators("old_state", adadelta_states(old_state))
     new_state = optimizer.init(params)
     paths = {path for path, _ in jax.tree.leaves_with_path(params)}
     old, new = _accumulators_at(paths, old_state), _accumulators_at(paths, new_state)
-    _validation.check_accumulators_in_common(old, new, _names(old_state), params)
+    _state_checks.check_accumulators_in_common(old, new, _names(old_state), params)
     kept = {}
     for path in new:
-        if path in old and _validation.accumulators_fit(
+        if path in old and _state_checks.accumulators_fit(
             path, *map(_accumulators.shapes, (old[path], new[path]))
         ):
             kept[path] = tuple(map(_accumulators.convert, old[path], new[path]))
@@ -290,7 +291,7 @@ def _with(nodes: dict[Any, Any], tree: Any) -> Any:
 def _names(state: optax.OptState) -> list[str]:
     """The names of the parameters whose accumulators a state holds."""
     return [
-        _validation.path_name(path)
+        path_name(path)
         for node in adadelta_states(state)
         for path, _ in jax.tree.leaves_with_path(node.square_avg)
     ]

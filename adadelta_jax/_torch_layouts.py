@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adadelta_jax import _validation
 from adadelta_jax._torch_checks import (
     check_dict,
     check_dtype,
@@ -18,6 +17,7 @@ from adadelta_jax._torch_checks import (
     check_torch_names,
     raise_if_any,
 )
+from adadelta_jax._trees import path_name
 
 _RUNNING_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _INTEGERS = (int, np.integer)
@@ -91,7 +91,7 @@ def _axes(layout: LeafLayout, rank: int) -> tuple[int, ...]:
 
 def leaves_by_path(tree: Any) -> dict[str, Any]:
     """The leaves by the paths that mappings use; raises unless they are arrays."""
-    leaves = {_validation.path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+    leaves = {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
     for path, leaf in leaves.items():
         dtype = getattr(leaf, "dtype", None)
         if hasattr(leaf, "detach") or (dtype is None and not isinstance(leaf, numbers.Number)):

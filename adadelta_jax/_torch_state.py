@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 
-from adadelta_jax import _accumulators, _validation
+from adadelta_jax import _accumulators, _state_checks
 from adadelta_jax._optimizer import adadelta
 from adadelta_jax._torch_arrays import read_flag, read_number, write, write_average
 from adadelta_jax._torch_checks import check_dict, check_list, raise_if_any
@@ -186,7 +186,7 @@ def entries_for_torch(
     leaves: Mapping[str, Any],
 ) -> dict[str, dict[str, Any]]:
     """Torch's state of each parameter that has accumulators; an empty one if they are all zero."""
-    _validation.check_accumulators("opt_state", states)
+    _state_checks.check_accumulators("opt_state", states)
     found: dict[str, dict[str, Any]] = {}
     for state in states:
         (count,) = jax.tree.leaves(state.count)  # which NNX keeps in a variable

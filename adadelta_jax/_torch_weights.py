@@ -18,7 +18,7 @@ from adadelta_jax._torch_layouts import (
     layouts_by_name,
     leaves_by_path,
 )
-from adadelta_jax._validation import path_name
+from adadelta_jax._trees import path_name
 
 
 def params_from_torch(

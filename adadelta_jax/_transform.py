@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from adadelta_jax import _accumulators, _validation
+from adadelta_jax import _accumulators, _state_checks, _validation
+from adadelta_jax._trees import is_leaf
 from adadelta_jax._update_rule import update_rule, upper_bounds
 
 
@@ -100,7 +101,8 @@ def scale_by_adadelta(
 
     Source: Zeiler (2012), [arXiv:1212.5701](https://arxiv.org/abs/1212.5701), Algorithm 1.
     """
-    _validation.check_hyperparameters(rho=rho, eps=eps)
+    _validation.check_rho(rho)
+    _validation.check_eps(eps)
     _validation.check_accumulator_dtype(accumulator_dtype)
 
     # Compiled by itself, so that leaves of one shape and dtype are traced once.
@@ -116,12 +118,12 @@ def scale_by_adadelta(
 
     def update_fn(updates, state, params=None):
         is_ours = isinstance(state, ScaleByAdadeltaState)
-        _validation.check_state("scale_by_adadelta", state, is_ours)
-        _validation.check_accumulators("state", [state])
+        _state_checks.check_state("scale_by_adadelta", state, is_ours)
+        _state_checks.check_accumulators("state", [state])
         shapes = _accumulators.shapes(state.square_avg)
         _validation.check_gradients(updates, shapes, "accumulators")
-        _validation.check_same_shapes(shapes, _accumulators.shapes(state.acc_delta))
-        grads, structure = jax.tree.flatten(updates, is_leaf=_validation.is_leaf)
+        _state_checks.check_same_shapes(shapes, _accumulators.shapes(state.acc_delta))
+        grads, structure = jax.tree.flatten(updates, is_leaf=is_leaf)
         square_avgs = structure.flatten_up_to(state.square_avg)
         acc_deltas = structure.flatten_up_to(state.acc_delta)
         like = structure.flatten_up_to(shapes if params is None else params)
@@ -147,7 +149,8 @@ def scale_by_adadelta(
 
 def _step(grad, square_avg, acc_delta, count, leaf, *, rho, eps):
     """The update and the new accumulators of one parameter: load, rule, store."""
-    dtype = jnp.promote_types(jnp.promote_types(grad.dtype, square_avg.dtype), jnp.float32)
+    dtype = _accumulators.promoted(grad.dtype, square_avg.dtype, jnp.float32)
+    rho, eps = (_in_precision_of(dtype, setting) for setting in (rho, eps))
     delta, new_square_avg, new_acc_delta = _rule_on_real_parts(
         grad.astype(dtype),
         _accumulators.load(square_avg, dtype),
@@ -165,6 +168,13 @@ def _step(grad, square_avg, acc_delta, count, leaf, *, rho, eps):
         _accumulators.store(new_acc_delta, acc_delta, (count, leaf, 1), at_most[1]),
     )
     return jax.tree.map(_sharded_like, results, (grad, square_avg, acc_delta))
+
+
+def _in_precision_of(dtype, setting):
+    """A setting, to which `optax.inject_hyperparams` gave the dtype of the first parameter."""
+    if isinstance(setting, (int, float)):
+        return setting
+    return jnp.real(setting).astype(jnp.finfo(dtype).dtype)
 
 
 def _sharded_like(array, like):

@@ -9,7 +9,7 @@ import optax
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from adadelta_jax import _accumulators, _validation
+from adadelta_jax import _accumulators, _state_checks, _validation
 from adadelta_jax._param_groups import adadelta_states
 
 LARGEST_SAMPLE = 2**14  # numbers among which a median is sought
@@ -51,15 +51,15 @@ def effective_learning_rate(opt_state: optax.OptState, eps: jax.typing.ArrayLike
 
     Source: Zeiler (2012), [arXiv:1212.5701](https://arxiv.org/abs/1212.5701), section 4.3.
     """
-    _validation.check_hyperparameters(eps=eps)
+    _validation.check_eps(eps)
     states = adadelta_states(opt_state)
-    _validation.check_holds_accumulators(states)
+    _state_checks.check_holds_accumulators(states)
 
     def rate(square_avg, acc_delta):
         if jnp.iscomplexobj(square_avg):
             parts = ((part(square_avg), part(acc_delta)) for part in (jnp.real, jnp.imag))
             return lax.complex(*(rate(*each) for each in parts))
-        dtype = jnp.promote_types(square_avg.dtype, jnp.float32)
+        dtype = _accumulators.promoted(square_avg.dtype, jnp.float32)
         u_eps, v_eps = (x.astype(dtype) + eps for x in (acc_delta, square_avg))
         return jnp.sqrt(u_eps) / jnp.sqrt(jnp.maximum(v_eps, jnp.finfo(dtype).tiny))
 
@@ -67,7 +67,7 @@ def effective_learning_rate(opt_state: optax.OptState, eps: jax.typing.ArrayLike
         jax.tree.map(rate, *map(_accumulators.values, (state.square_avg, state.acc_delta)))
         for state in states
     ]
-    with _validation.merging_states():
+    with _state_checks.merging_states():
         return functools.reduce(_merged, rates)
 
 

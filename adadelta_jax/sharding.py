@@ -7,7 +7,7 @@ import jax
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from adadelta_jax import _accumulators, _validation
+from adadelta_jax import _accumulators, _sharding_checks, _validation
 from adadelta_jax._transform import ScaleByAdadeltaState
 
 
@@ -69,7 +69,7 @@ def state_shardings(
     section 5.1, for ``zero_axis``.
     """
     _validation.check_optimizer(optimizer)
-    param_shardings = _validation.check_param_shardings(param_shardings, params, zero_axis)
+    param_shardings = _sharding_checks.check_param_shardings(param_shardings, params, zero_axis)
     mesh = jax.tree.leaves(param_shardings)[0].mesh
     state = jax.eval_shape(optimizer.init, params)
 
@@ -80,7 +80,7 @@ def state_shardings(
             return _accumulators.shardings(node, sharding)
         return sharding if len(node.shape) >= len(sharding.spec) else _replicated(sharding.mesh)
 
-    with _validation.finding_parameters_in_state():
+    with _sharding_checks.finding_parameters_in_state():
         shardings = optax.tree_map_params(
             optimizer,
             like_parameter,
@@ -140,7 +140,7 @@ def bytes_per_device(tree: Any, shardings: Any) -> int:
 
     Source: [jax.sharding.Sharding.shard_shape](https://docs.jax.dev/en/latest/jax.sharding.html).
     """
-    shardings = _validation.check_shardings("shardings", shardings, "tree", tree)
+    shardings = _sharding_checks.check_shardings("shardings", shardings, "tree", tree)
     shard_bytes = jax.tree.map(
         lambda array, sharding: math.prod(sharding.shard_shape(array.shape)) * array.dtype.itemsize,
         tree,

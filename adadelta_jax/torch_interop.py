@@ -52,7 +52,7 @@ from adadelta_jax._torch_state import (
 )
 from adadelta_jax._torch_weights import params_from_torch, params_to_torch, tree_of, warn_of_nan
 from adadelta_jax._transform import ScaleByAdadeltaState
-from adadelta_jax._validation import path_name
+from adadelta_jax._trees import path_name
 
 __all__ = [
     "LeafLayout",

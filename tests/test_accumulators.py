@@ -11,7 +11,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from adadelta_jax import adadelta, scale_by_adadelta
-from adadelta_jax._accumulators import store
+from adadelta_jax._accumulators import convert, load, storage_dtype, store, zeros
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,37 @@ def test_storing_in_the_dtype_of_the_values_changes_no_bit(seeds):
     np.testing.assert_array_equal(
         np.asarray(stored).view(np.uint32), np.asarray(values).view(np.uint32)
     )
+
+
+@pytest.mark.parametrize("format_", ["float32", "float64", "bfloat16", "float16", "int8"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_values_are_read_in_the_dtype_of_the_step_and_stored_in_that_of_the_accumulator(
+    format_, dtype
+):
+    with jax.enable_x64(True):
+        accumulator = zeros(jnp.ones(4096), format_)
+        values = load(accumulator, dtype)
+        assert values.dtype == dtype
+        stored = store(values + 1, accumulator, (7, 3, 0))
+        assert [x.dtype for x in jax.tree.leaves(stored)] == [
+            x.dtype for x in jax.tree.leaves(accumulator)
+        ]
+        np.testing.assert_array_equal(load(stored, dtype), np.ones(4096))
+
+
+def test_a_storage_dtype_is_one_of_numpys():
+    for accumulator_dtype in (None, "bfloat16", jnp.float32):
+        assert isinstance(storage_dtype("float32", accumulator_dtype), np.dtype)
+
+
+@pytest.mark.parametrize(("old", "new"), [("bfloat16", "float32"), ("float32", "float16")])
+def test_a_converted_accumulator_has_the_dtype_of_the_new_one_and_a_scalar_goes_on_too(old, new):
+    for shape in ((), (3,)):
+        old_accumulator = jnp.full(shape, 0.75, old)
+        converted = convert(old_accumulator, jnp.zeros(shape, new))
+        assert converted.dtype == new
+        np.testing.assert_array_equal(converted, np.full(shape, 0.75))
+        assert convert(old_accumulator, jnp.zeros(shape, old)) is old_accumulator
 
 
 @pytest.mark.parametrize("accumulator", [None, "bfloat16", "int8"])

@@ -38,6 +38,7 @@ def documented_value(code):
         ((1, 5000), (1, 20)),
         ((5000, 1), (20,)),
         ((2, 2, 1024), (2, 2, 4)),
+        ((512, 300), (512, 2)),
     ],
 )
 def test_a_block_is_256_elements_along_the_last_dimensions(shape, scale_shape):
@@ -45,7 +46,8 @@ def test_a_block_is_256_elements_along_the_last_dimensions(shape, scale_shape):
     for accumulator in (zeros(values, "int8"), in_blocks(values, SEEDS)):
         assert (accumulator.codes.shape, accumulator.codes.dtype) == (shape, jnp.uint8)
         assert (accumulator.scale.shape, accumulator.scale.dtype) == (scale_shape, jnp.float32)
-        assert (accumulator.shape, accumulator.dtype) == (shape, jnp.float32)
+        assert (accumulator.shape, accumulator.dtype) == (shape, np.dtype("float32"))
+        assert isinstance(accumulator.dtype, np.dtype)
     rows = values.reshape(*scale_shape[:-1], -1)
     largest = np.stack(
         [rows[..., i : i + BLOCK].max(axis=-1) for i in range(0, rows.shape[-1], BLOCK)], axis=-1
@@ -70,7 +72,31 @@ def test_a_block_is_256_elements_along_the_last_dimensions(shape, scale_shape):
 def test_small_and_complex_parameters_are_not_stored_in_blocks(shape, dtype, stored_in):
     state = scale_by_adadelta(accumulator_dtype="int8").init(jnp.zeros(shape, dtype))
     for accumulator in (state.square_avg, state.acc_delta):
+        assert isinstance(accumulator, jax.Array)
         assert (accumulator.shape, accumulator.dtype) == (shape, stored_in)
+
+
+def test_an_array_smaller_than_a_block_is_one():  # as a device has in `jax.shard_map`
+    values = jnp.arange(1.0, 129.0).reshape(8, 16)
+    np.testing.assert_array_equal(largest_in_blocks(values), [128.0])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_largest_of_a_block_is_exact_in_half_precision_too(dtype):
+    largest = jnp.nextafter(jnp.array(2.0, dtype), jnp.array(0.0, dtype))
+    values = jnp.zeros((4, 256), dtype).at[2, 5].set(-largest)
+    np.testing.assert_array_equal(largest_in_blocks(values), [[0], [0], [largest], [0]])
+
+
+def test_the_largest_of_a_block_has_no_derivative():
+    derivative = jax.grad(lambda x: (largest_in_blocks(x) * x[:, :1]).sum())(jnp.ones((2, 256)))
+    np.testing.assert_array_equal(derivative, np.eye(256)[[0, 0]])
+
+
+def test_the_scale_is_such_that_the_largest_code_is_large_enough_and_the_least_is_normal():
+    for largest, scale in [(1.875, 1.0), (np.nextafter(np.float32(1.875), 2), 2.0), (0, 2.0**-93)]:
+        accumulator = in_blocks(np.full(4096, largest, np.float32), SEEDS)
+        np.testing.assert_array_equal(accumulator.scale, np.full(16, scale))
 
 
 def shapes_of_paper_network():

@@ -177,6 +177,11 @@ def test_a_hook_that_cannot_be_called_is_named(name):
             "pre_step must keep the shapes of the gradients: that of kernel is (2, 2), got (4,)",
         ),
         (
+            "pre_step",
+            {"bias": None, "kernel": jnp.ones(4)},
+            "pre_step must keep the shapes of the gradients: that of kernel is (2, 2), got (4,)",
+        ),
+        (
             "post_step",
             {**PARAMS, "bias": None},
             "post_step must keep the shapes of the updates: that of bias is (1,), got None",

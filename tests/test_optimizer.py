@@ -178,6 +178,23 @@ def test_injected_hyperparameters_can_be_changed_while_training(settings):
     chex.assert_trees_all_equal(updates, jax.tree.map(jnp.zeros_like, params))
 
 
+@pytest.mark.parametrize("first", ["complex64", "bfloat16", "float32"])
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_hyperparameters_injected_in_the_dtype_of_the_first_parameter_step_as_others(
+    first, transform
+):
+    settings = {"learning_rate": 0.5, "rho": 0.75, "eps": 2.0**-20, "weight_decay": 0.125}
+    params = {"a": jnp.full(3, 1.5, first), "b": jnp.full((2, 2), -0.25)}
+    optimizer, injected = adadelta(**settings), optax.inject_hyperparams(adadelta)(**settings)
+    state, injected_state = optimizer.init(params), injected.init(params)
+    for _ in range(3):
+        updates, injected_state = transform(injected.update)(params, injected_state, params)
+        expected, state = transform(optimizer.update)(params, state, params)
+        chex.assert_trees_all_equal_shapes_and_dtypes(updates, expected)
+        chex.assert_trees_all_close(updates, expected, rtol=2e-7)
+    assert jnp.iscomplexobj(injected_state.hyperparams["rho"]) == (first == "complex64")
+
+
 def test_an_injected_schedule_sets_the_learning_rate():
     schedule = optax.exponential_decay(0.5, 1, 0.5)
     params, _ = run(optax.inject_hyperparams(adadelta)(learning_rate=schedule))

@@ -7,7 +7,20 @@ from cosmic_ray.operators.operator import Operator
 from parso.python.tree import ExprStmt, Name
 from parso.tree import NodeOrLeaf
 
-MODULES = {"_accumulators", "_validation", "contextlib", "jax", "jnp", "lax", "math", "np", "optax"}
+MODULES = {
+    "_accumulators",
+    "_group_checks",
+    "_sharding_checks",
+    "_state_checks",
+    "_validation",
+    "contextlib",
+    "jax",
+    "jnp",
+    "lax",
+    "math",
+    "np",
+    "optax",
+}
 OPPOSITES = {
     "all": "any",
     "any": "all",

@@ -1,0 +1,103 @@
+"""Trees of parameters and gradients: their leaves, the names of these, and how trees differ."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def is_leaf(node: Any) -> bool:
+    """Whether a node of a gradient tree stands for one parameter, though JAX would look inside."""
+    return node is None or is_sparse(node)
+
+
+def is_sparse(node: Any) -> bool:
+    """Whether a node is one of `jax.experimental.sparse`, without importing that module."""
+    return type(node).__module__.startswith("jax.experimental.sparse")
+
+
+def leaves_with_path(tree: Any) -> list[tuple[Any, Any]]:
+    """The leaves of a gradient-like tree, None among them, each with its path."""
+    return jax.tree.leaves_with_path(tree, is_leaf=is_leaf)
+
+
+def path_name(path: Any) -> str:
+    """A tree path as users write it, "dense/kernel"; that of a bare array is "the parameter".
+
+    The array of a Flax variable, as in an NNX state, goes by the name of the variable.
+    """
+    if path and path[-1] == jax.tree_util.GetAttrKey("value"):
+        path = path[:-1]
+    return jax.tree_util.keystr(path, simple=True, separator="/") or "the parameter"
+
+
+def nth_path(tree: Any, index: int) -> str:
+    """The name of a leaf of a gradient-like tree, by its place among them."""
+    return path_name(leaves_with_path(tree)[index][0])
+
+
+def is_array(leaf: Any) -> bool:
+    """Whether JAX can compute with a leaf, or, of a ShapeDtypeStruct, with what it stands for."""
+    if isinstance(leaf, (int, float, complex)) or hasattr(leaf, "__jax_array__"):
+        return True
+    dtype = getattr(leaf, "dtype", None)
+    if not isinstance(dtype, np.dtype):
+        return isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct))  # random keys
+    return hasattr(leaf, "shape") and dtype.kind not in "OSUMm"
+
+
+def type_name(value: Any) -> str:
+    """What a value is, in a message: that of an array of objects is not of use otherwise."""
+    dtype = getattr(value, "dtype", None)
+    return type(value).__name__ + (f" of {dtype}" if isinstance(dtype, np.dtype) else "")
+
+
+def difference(name: str, tree: Any, like_name: str, like: Any, hint: str = "") -> str:
+    """Where a tree that should be like another is not, by the paths of its leaves."""
+    paths = [path_name(path) for path, _ in leaves_with_path(tree)]
+    like_paths = [path_name(path) for path, _ in leaves_with_path(like)]
+    missing = [path for path in like_paths if path not in set(paths)]
+    unknown = [path for path in paths if path not in set(like_paths)]
+    return _described(name, tree, like_name, like, missing, unknown, hint)
+
+
+def prefix_difference(name: str, tree: Any, like_name: str, like: Any) -> str:
+    """Where a tree that should be like another, or a prefix of it, is not."""
+    paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
+    like_paths = [path for path, _ in leaves_with_path(like)]
+
+    def is_under(path, prefix):
+        return path[: len(prefix)] == prefix
+
+    missing = [path for path in like_paths if not any(is_under(path, p) for p in paths)]
+    unknown = [path for path in paths if not any(is_under(p, path) for p in like_paths)]
+    missing, unknown = (list(map(path_name, paths)) for paths in (missing, unknown))
+    return _described(name, tree, like_name, like, missing, unknown)
+
+
+def _described(
+    name: str,
+    tree: Any,
+    like_name: str,
+    like: Any,
+    missing: list[str],
+    unknown: list[str],
+    hint: str = "",
+) -> str:
+    reasons = []
+    if missing:
+        reasons.append(f"they lack {listed(missing)}{hint}")
+    if unknown:
+        reasons.append(f"they have {listed(unknown)}, which the {like_name} lack")
+    if not reasons:
+        structures = jax.tree.structure(tree), jax.tree.structure(like)
+        reasons.append(f"they are a {structures[0]}, the {like_name} a {structures[1]}")
+    return f"the {name} do not match the {like_name}: {' and '.join(reasons)}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names to read in a message: the first eight, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more

@@ -1,0 +1,98 @@
+"""Everything works where users have JAX promote no dtype by itself, and gives the same."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from adadelta_jax import adadelta, carry_over_state, diagnostics, param_groups, torch_interop
+from adadelta_jax.sharding import state_shardings
+
+FORMATS = [None, "float32", "bfloat16", "float16", "int8"]
+LAYERS = {"weight": (16, 256), "bias": (3,)}
+
+
+def layer(dtype, factor):
+    rng = np.random.default_rng(0)
+    return {
+        name: jnp.asarray(factor * rng.normal(size=shape), dtype) for name, shape in LAYERS.items()
+    }
+
+
+def strictly(function):
+    """What a function returns, which has to be the same where promotion is strict."""
+    expected = jax.tree.map(np.asarray, function())
+    with jax.numpy_dtype_promotion("strict"):
+        returned = jax.tree.map(np.asarray, function())
+    chex.assert_trees_all_equal_shapes_and_dtypes(returned, expected)
+    chex.assert_trees_all_equal(returned, expected)
+
+
+def steps(optimizer, params):
+    state = optimizer.init(params)
+    for step in range(2):
+        grads = jax.tree.map(lambda p, step=step: p * (step + 1), params)
+        updates, state = jax.jit(optimizer.update)(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "complex64"])
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"weight_decay": 0.1, "learning_rate": optax.constant_schedule(0.5), "maximize": True},
+        {"weight_decay": 0.1, "decoupled_weight_decay": True},
+    ],
+)
+def test_a_step_is_the_same_where_promotion_is_strict(dtype, format_, settings):
+    optimizer = adadelta(**settings, accumulator_dtype=format_)
+    strictly(functools.partial(steps, optimizer, layer(dtype, 0.1)))
+
+
+def test_a_step_in_float64_is_the_same_where_promotion_is_strict():
+    with jax.enable_x64(True):
+        for format_ in (*FORMATS, "float64"):
+            optimizer = adadelta(accumulator_dtype=format_)
+            strictly(functools.partial(steps, optimizer, layer("float64", 0.1)))
+
+
+def test_injected_hyperparameters_step_where_promotion_is_strict():
+    optimizer = optax.inject_hyperparams(adadelta, static_args="accumulator_dtype")(
+        rho=0.75, accumulator_dtype="int8"
+    )
+    strictly(functools.partial(steps, optimizer, layer("bfloat16", 0.1)))
+
+
+@pytest.mark.parametrize("old", FORMATS)
+def test_a_state_is_carried_over_where_promotion_is_strict(old):
+    params, state = steps(adadelta(accumulator_dtype=old), layer("bfloat16", 0.1))
+    for new in FORMATS:
+        groups = param_groups({"all": {"accumulator_dtype": new}}, {"weight": "all", "bias": "all"})
+        strictly(lambda groups=groups: carry_over_state(groups, params, state))
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_everything_else_works_where_promotion_is_strict(format_):
+    optimizer = adadelta(accumulator_dtype=format_)
+    params, state = steps(optimizer, layer("bfloat16", 0.1))
+    strictly(lambda: diagnostics.summary(diagnostics.effective_learning_rate(state)))
+    sharding = NamedSharding(jax.make_mesh((1,), ("data",)), PartitionSpec())
+    strictly(lambda: jax.device_put(state, state_shardings(optimizer, params, sharding)))
+    shapes = {"weight": (256, 16), "bias": (3,)}
+    names = {"kernel": params["weight"], "bias": params["bias"]}
+    with jax.numpy_dtype_promotion("strict"):
+        assert torch_interop.match_flax_params(shapes, names).keys() == shapes.keys()
+    mapping = {"weight": "weight", "bias": "bias"}
+    weights = torch_interop.params_to_torch(params, mapping)
+    strictly(lambda: torch_interop.params_to_torch(params, mapping))
+    strictly(lambda: torch_interop.params_from_torch(weights, params, mapping))
+    saved = torch_interop.optimizer_to_torch(state, params, mapping)
+    strictly(lambda: torch_interop.optimizer_to_torch(state, params, mapping))
+    strictly(lambda: torch_interop.optimizer_from_torch(saved, params, mapping)[1])
