@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from adadelta_jax import adadelta, carry_over_state, diagnostics, param_groups, torch_interop
 from adadelta_jax.sharding import state_shardings
 
-FORMATS = [None, "float32", "bfloat16", "float16", "int8"]
+FORMATS = [None, "bfloat16", "int8"]
 LAYERS = {"weight": (16, 256), "bias": (3,)}
 
 
@@ -42,7 +42,7 @@ def steps(optimizer, params):
     return params, state
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "complex64"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "complex64"])
 @pytest.mark.parametrize("format_", FORMATS)
 @pytest.mark.parametrize(
     "settings",
@@ -58,7 +58,7 @@ def test_a_step_is_the_same_where_promotion_is_strict(dtype, format_, settings):
 
 def test_a_step_in_float64_is_the_same_where_promotion_is_strict():
     with jax.enable_x64(True):
-        for format_ in (*FORMATS, "float64"):
+        for format_ in (*FORMATS, "float32"):
             optimizer = adadelta(accumulator_dtype=format_)
             strictly(functools.partial(steps, optimizer, layer("float64", 0.1)))
 
