@@ -90,9 +90,14 @@ def test_everything_else_works_where_promotion_is_strict(format_):
     with jax.numpy_dtype_promotion("strict"):
         assert torch_interop.match_flax_params(shapes, names).keys() == shapes.keys()
     mapping = {"weight": "weight", "bias": "bias"}
-    weights = torch_interop.params_to_torch(params, mapping)
-    strictly(lambda: torch_interop.params_to_torch(params, mapping))
-    strictly(lambda: torch_interop.params_from_torch(weights, params, mapping))
-    saved = torch_interop.optimizer_to_torch(state, params, mapping)
-    strictly(lambda: torch_interop.optimizer_to_torch(state, params, mapping))
-    strictly(lambda: torch_interop.optimizer_from_torch(saved, params, mapping)[1])
+
+    def weights_to_torch_and_back():
+        weights = torch_interop.params_to_torch(params, mapping)
+        return torch_interop.params_from_torch(weights, params, mapping)
+
+    def state_to_torch_and_back():
+        saved = torch_interop.optimizer_to_torch(state, params, mapping)
+        return torch_interop.optimizer_from_torch(saved, params, mapping)[1]
+
+    strictly(weights_to_torch_and_back)
+    strictly(state_to_torch_and_back)
