@@ -1,18 +1,14 @@
 """Trains an optimizer on a small task, and keeps what came out on disk.
 
-One seed gives every optimizer the same initial parameters and the same batches. A finished run is
-kept in a file named after a digest of all that it depends on, so that an interrupted benchmark goes
-on where it stopped and a run with other settings is another file.
+One seed gives every optimizer the same initial parameters and the same batches.
 """
 
 import functools
-import hashlib
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import finished_runs
 import jax
 import numpy as np
 import optax
@@ -138,13 +134,11 @@ def kept(
         "held_out": held_out,
         **{name: versions[name] for name in ("adadelta-jax", "jax", "optax")},
     }
-    digest = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()
-    cell = folder / f"{digest[:16]}.json"
-    if cell.exists():
-        return Run(**json.loads(cell.read_text())["run"])
-    run = train(task, contender, learning_rate, seed, held_out)
-    folder.mkdir(parents=True, exist_ok=True)
-    half_written = cell.with_suffix(f".{os.getpid()}")
-    half_written.write_text(json.dumps({"depends_on": depends_on, "run": run._asdict()}))
-    half_written.replace(cell)  # atomic: an interrupted run leaves no cell that looks finished
-    return run
+    name = f"{task.title} {contender.made_by} seed={seed}"
+    run = finished_runs.kept(
+        folder,
+        name,
+        depends_on,
+        lambda: train(task, contender, learning_rate, seed, held_out)._asdict(),
+    )
+    return Run(**run)

@@ -202,29 +202,15 @@ def described(task: small_tasks.Task, seeds: Sequence[int]) -> reporting.Row:
 def main() -> None:
     """Train, print, write."""
     parser = measuring.argument_parser(__doc__, TUNING_SEEDS, CONTENDERS, rounds=None)
-    parser.add_argument(
-        "--runs",
-        type=Path,
-        default=RUNS,
-        metavar="DIR",
-        help="where finished runs are kept (default: runs/learning_rate_free)",
-    )
-    parser.add_argument(
-        "--data-dir",
-        type=Path,
-        metavar="DIR",
-        help="the four .gz files of MNIST (default: ../shared/data/mnist if it is there, else they "
-        "are downloaded)",
-    )
+    measuring.add_folders(parser, RUNS)
     args = measuring.parse(parser)
-    runs, data_dir = (args.__dict__.pop(name) for name in ("runs", "data_dir"))  # no settings
-    tasks = small_tasks.tasks(args.quick, data_dir)
+    tasks = small_tasks.tasks(args.quick, args.data_dir)
     seeds = SEEDS[:2] if args.quick else SEEDS
     rows: list[reporting.Row] = []
     for name in args.only:
         task = tasks[name]
         tuning_seeds = range(1000, 1000 + (1 if args.quick else TUNING_SEEDS[name]))
-        table = compare(task, args.contenders, seeds, tuning_seeds, runs)
+        table = compare(task, args.contenders, seeds, tuning_seeds, args.runs)
         of_all = {"work": name} | described(task, seeds)
         reporting.print_table(
             f"{task.title}: {task.score_name}; {len(seeds)} seeds, {of_all['steps']} steps; "

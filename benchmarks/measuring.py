@@ -122,6 +122,24 @@ def argument_parser(
     return parser
 
 
+def add_folders(parser: argparse.ArgumentParser, runs: Path) -> None:
+    """The flags of benchmarks that train: --data-dir for MNIST, --runs for what is finished."""
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="the four .gz files of MNIST (default: ../shared/data/mnist if it is there, else they "
+        "are downloaded)",
+    )
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=runs,
+        metavar="DIR",
+        help=f"where finished runs are kept (default: runs/{runs.name})",
+    )
+
+
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The arguments of the command line, in which --quick decides what --rounds leaves open."""
     args = parser.parse_args()

@@ -57,7 +57,8 @@ def number(key: str, format_spec: str) -> Callable[[Row], str]:
 
 def write_json(path: Path, benchmark: str, args: argparse.Namespace, rows: list[Row]) -> None:
     """Write the rows, with all that is needed to know what they mean on another machine."""
-    settings = {key: value for key, value in vars(args).items() if key not in ("json", "plot")}
+    paths = ("json", "plot", "data_dir", "runs")  # of this machine
+    settings = {key: value for key, value in vars(args).items() if key not in paths}
     report = {
         "benchmark": benchmark,
         "settings": settings,

@@ -8,18 +8,17 @@ tested on, so that what is tuned on them has not seen the test.
 
 import dataclasses
 import functools
-import pydoc_data.topics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import accumulators
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import paper_network
 import train_step
+from character_model import CharacterModel, help_texts
 from flax import linen as nn
 from sklearn.datasets import load_diabetes, load_digits
 
@@ -221,11 +220,9 @@ def text(quick: bool) -> Task:
     """The help texts of Python, a character after the other, predicted by a transformer."""
     settings = {"width": 16 if quick else 64, "depth": 1 if quick else 2}
     settings |= {"context": 8 if quick else 32, "batch": 16, "steps": 4 if quick else 1000}
-    characters, known = np.unique(
-        list("".join(pydoc_data.topics.topics.values())), return_inverse=True
-    )
+    characters, known = help_texts()
     known = known[:5000] if quick else known
-    model = accumulators.CharacterModel(len(characters), settings["width"], settings["depth"])
+    model = CharacterModel(characters, settings["width"], settings["depth"])
 
     def parts(seed):
         del seed  # the last tenth is tested on, as one does with a text

@@ -18,13 +18,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import finished_runs
 import jax
 import measuring
 import numpy as np
 import paper_network
 import reporting
 import tqdm
-import zeiler_cells
 import zeiler_figure
 import zeiler_settings
 import zeiler_torch_control
@@ -32,7 +32,7 @@ from paper_network import Digits
 from zeiler_settings import PAPER, Setting
 
 PARTS = ("paper", "control", "search")
-CELLS = paper_network.ROOT / "runs" / "zeiler_mnist"
+RUNS = paper_network.ROOT / "runs" / "zeiler_mnist"
 # Part of what decides a network's errors: raise it when networks are trained in another way.
 RECIPE = 1
 PACKAGES = ("adadelta-jax", "jax", "jaxlib", "optax", "torch")
@@ -85,10 +85,10 @@ class Task(NamedTuple):
     seen: Callable[[str], tuple[Digits, Digits]]  # to train on and to test on, by pixels
     digest: str  # of the digits
     epochs: int
-    cells: Path
+    runs: Path
 
 
-def load(quick: bool, data_dir: Path | None, cells: Path) -> Task:
+def load(quick: bool, data_dir: Path | None, runs: Path) -> Task:
     """The paper's task, or a tiny one."""
     if quick:
         digits = paper_network.random_digits(200), paper_network.random_digits(100)
@@ -99,7 +99,7 @@ def load(quick: bool, data_dir: Path | None, cells: Path) -> Task:
         digest.update(np.asarray(array).tobytes())
     # One is enough: networks with the same pixels are trained one after another.
     seen = functools.lru_cache(maxsize=1)(functools.partial(paper_network.scaled, *digits))
-    return Task(seen, digest.hexdigest(), 2 if quick else paper_network.EPOCHS, cells)
+    return Task(seen, digest.hexdigest(), 2 if quick else paper_network.EPOCHS, runs)
 
 
 def errors(task: Task, start: Start, setting: Setting, seed: int, library: str = "jax"):
@@ -126,7 +126,7 @@ def errors(task: Task, start: Start, setting: Setting, seed: int, library: str =
         optimizer = zeiler_settings.optimizer(setting)
         return list(paper_network.errors_by_epoch(optimizer, *digits, **how))
 
-    return zeiler_cells.errors(task.cells, f"{library} {setting} seed={seed}", recipe, train)
+    return finished_runs.kept(task.runs, f"{library} {setting} seed={seed}", recipe, train)
 
 
 def measure_paper(
@@ -219,23 +219,9 @@ def main() -> None:
         metavar="N",
         help=f"of the tables (default: {SEEDS}, with --quick {QUICK_SEEDS})",
     )
-    parser.add_argument(
-        "--data-dir",
-        type=Path,
-        metavar="DIR",
-        help="the four .gz files of MNIST (default: ../shared/data/mnist if it is there, else they "
-        "are downloaded)",
-    )
-    parser.add_argument(
-        "--cells",
-        type=Path,
-        default=CELLS,
-        metavar="DIR",
-        help="where trained networks' errors are kept (default: runs/zeiler_mnist)",
-    )
+    measuring.add_folders(parser, RUNS)
     args = measuring.parse(parser)
-    # Paths of this machine are no settings.
-    task = load(args.quick, args.__dict__.pop("data_dir"), args.__dict__.pop("cells"))
+    task = load(args.quick, args.data_dir, args.runs)
     start = Start(args.pixels, args.initialisation)
     quick = args.quick
     of_control = QUICK_SEEDS if quick else SEEDS

@@ -57,6 +57,8 @@ def test_a_benchmark_prints_a_table_and_writes_json_and_a_plot(
     report_path, plot_path = tmp_path / "report.json", tmp_path / "plot.svg"
     command = [sys.executable, BENCHMARKS / f"{name}.py", "--quick", "--only", work]
     command += ["--contenders", *contenders.split(), "--json", report_path, "--plot", plot_path]
+    if name == "accumulators":
+        command += ["--runs", tmp_path / "runs"]
     printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=80).stdout
 
     report = json.loads(report_path.read_text())

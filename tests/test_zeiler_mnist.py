@@ -34,7 +34,7 @@ def import_path(monkeypatch):
 def task(tmp_path):
     import zeiler_mnist
 
-    return zeiler_mnist.load(True, None, tmp_path / "cells")
+    return zeiler_mnist.load(True, None, tmp_path / "runs")
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def trained(monkeypatch):
 def test_a_quick_run_prints_its_tables_and_writes_json_and_a_plot(tmp_path):
     report_path, plot_path = tmp_path / "report.json", tmp_path / "plot.svg"
     command = [sys.executable, BENCHMARKS / "zeiler_mnist.py", "--quick"]
-    command += ["--contenders", "adadelta", "sgd", "--cells", tmp_path / "cells"]
+    command += ["--contenders", "adadelta", "sgd", "--runs", tmp_path / "runs"]
     command += ["--json", report_path, "--plot", plot_path]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
@@ -104,7 +104,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(task, monkeypatch, trained)
         )
         with pytest.raises(KeyboardInterrupt):
             measure()
-    assert len(list(task.cells.iterdir())) == 2
+    assert len(list(task.runs.iterdir())) == 2
     rows = measure()
     assert len(trained) == 3 + networks - 2
     assert measure() == rows
@@ -113,7 +113,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(task, monkeypatch, trained)
 
 
 @pytest.mark.parametrize("part", [0.0, 0.5, 0.99])
-def test_a_half_written_cell_is_not_taken(task, trained, part):
+def test_a_half_written_file_is_not_taken(task, trained, part):
     import zeiler_mnist
     import zeiler_settings
 
@@ -122,16 +122,16 @@ def test_a_half_written_cell_is_not_taken(task, trained, part):
         return zeiler_mnist.errors(task, zeiler_mnist.START, setting, 0)
 
     assert errors() == errors() == [10.0, 11.0]
-    (cell,) = task.cells.iterdir()
-    whole = cell.read_text()
-    cell.write_text(whole[: int(part * len(whole))])
+    (file,) = task.runs.iterdir()
+    whole = file.read_text()
+    file.write_text(whole[: int(part * len(whole))])
     assert errors() == errors() == [20.0, 21.0]
     assert len(trained) == 2
-    assert list(task.cells.iterdir()) == [cell]
-    assert json.loads(cell.read_text())["errors"] == [20.0, 21.0]
+    assert list(task.runs.iterdir()) == [file]
+    assert json.loads(file.read_text())["result"] == [20.0, 21.0]
 
 
-def test_a_cell_is_written_at_once_or_not_at_all(task, monkeypatch, trained):
+def test_a_run_is_written_at_once_or_not_at_all(task, monkeypatch, trained):
     import zeiler_mnist
     import zeiler_settings
 
@@ -145,11 +145,11 @@ def test_a_cell_is_written_at_once_or_not_at_all(task, monkeypatch, trained):
         patch.setattr(Path, "replace", full_disk)
         with pytest.raises(OSError, match="No space"):
             errors()
-    assert list(task.cells.glob("*.json")) == []
+    assert list(task.runs.glob("*.json")) == []
     assert errors() == [20.0, 21.0]
 
 
-def test_whatever_decides_a_networks_errors_makes_another_cell(task, monkeypatch, trained):
+def test_whatever_decides_a_networks_errors_makes_another_run(task, monkeypatch, trained):
     import paper_network
     import reporting
     import zeiler_mnist
