@@ -79,7 +79,7 @@ def check_accumulators_in_common(old: Any, new: Any, held: list[str], params: An
 
     `held` names the parameters whose accumulators the old state holds.
     """
-    if old.keys() & new.keys():
+    if not old.keys().isdisjoint(new):
         return
     if not held:
         raise ValueError(
@@ -105,13 +105,13 @@ def accumulators_fit(path: Any, old: Any, new: Any) -> bool:
 
     if kind(old) == kind(new):
         return True
-    description = [
-        str(jax.tree.map(lambda x: jax.core.ShapedArray(x.shape, x.dtype), node[0]))
-        for node in (old, new)
-    ]
+    held, needed = (
+        jax.tree.map(lambda x: jax.core.ShapedArray(x.shape, x.dtype), square_avg)
+        for square_avg, _ in (old, new)
+    )
     warnings.warn(
-        f"the accumulators of {path_name(path)} start from zero: old_state holds "
-        f"{description[0]}, the parameter needs {description[1]}",
+        f"the accumulators of {path_name(path)} start from zero: old_state holds {held}, "
+        f"the parameter needs {needed}",
         stacklevel=3,
     )
     return False

@@ -57,8 +57,9 @@ def difference(name: str, tree: Any, like_name: str, like: Any, hint: str = "") 
     """Where a tree that should be like another is not, by the paths of its leaves."""
     paths = [path_name(path) for path, _ in leaves_with_path(tree)]
     like_paths = [path_name(path) for path, _ in leaves_with_path(like)]
-    missing = [path for path in like_paths if path not in set(paths)]
-    unknown = [path for path in paths if path not in set(like_paths)]
+    present, expected = set(paths), set(like_paths)
+    missing = [path for path in like_paths if path not in present]
+    unknown = [path for path in paths if path not in expected]
     return _described(name, tree, like_name, like, missing, unknown, hint)
 
 

@@ -1,5 +1,7 @@
 """`with_step_hooks`: what hooks are given, what they may give back, and what they leave alone."""
 
+from types import SimpleNamespace
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -154,6 +156,16 @@ def test_a_hook_that_cannot_be_called_is_named(name):
     with pytest.raises(TypeError) as error:
         with_step_hooks(adadelta(), **{name: 3})
     assert str(error.value) == f"{name} must be a function (updates, state, params), got 3"
+
+
+@pytest.mark.parametrize("init", [None, 3])
+def test_what_has_no_init_that_can_be_called_is_no_optimizer(init):
+    without = SimpleNamespace(init=init, update=lambda *_: None)
+    with pytest.raises(TypeError) as error:
+        with_step_hooks(without)
+    assert str(error.value) == (
+        f"optimizer must be an optax.GradientTransformation, got {without!r}"
+    )
 
 
 @pytest.mark.parametrize(

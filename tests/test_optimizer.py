@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental import sparse
 
 from adadelta_jax import ScaleByAdadeltaState, adadelta, scale_by_adadelta
 
@@ -165,6 +166,20 @@ def test_params_may_be_left_out_where_nothing_needs_them():
     optimizer = adadelta()
     with_params = optimizer.update(GRADIENTS[0], optimizer.init(PARAMS), PARAMS)
     chex.assert_trees_all_equal(optimizer.update(GRADIENTS[0], optimizer.init(PARAMS)), with_params)
+
+
+def test_a_wrong_gradient_is_named_without_the_parameters_too():
+    optimizer = adadelta()
+    state = optimizer.init({"a": jnp.ones(2), "b": jnp.ones(3), "c": jnp.ones((2, 2))})
+    with pytest.raises(TypeError) as error:
+        optimizer.update({"a": None, "b": jnp.ones(3, int), "c": None}, state)
+    assert str(error.value) == (
+        "the gradient of b has dtype int32: it must be floating-point or complex"
+    )
+    sparse_array = sparse.BCOO.fromdense(jnp.eye(2))
+    with pytest.raises(TypeError) as error:
+        optimizer.update({"a": None, "b": jnp.ones(3), "c": sparse_array}, state)
+    assert str(error.value).startswith("the gradient of c is sparse (BCOO): ")
 
 
 @pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.1, "learning_rate": 0.5}])
