@@ -42,7 +42,7 @@ long-runs: $(VENV)/installed-test  ## take a million steps and compare them with
 	ADADELTA_JAX_RESULTS=benchmarks/results ADADELTA_JAX_LONG_RUNS=1 \
 		$(BIN)/python -m pytest -s tests/test_long_runs.py
 
-mutants: $(VENV)/installed-dev  ## change one thing at a time in the source, and see that a test fails (hours)
+mutants: $(VENV)/installed-dev  ## change one thing at a time in the source, and see that a test fails (an hour)
 	nice $(BIN)/python -m tests.mutation.run --jobs $(JOBS) $(MODULES)
 
 crashes: $(VENV)/installed-test  ## end training processes at random moments, as often as a night allows

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from reporting import markdown, read
-from tables_of_numerics import read_lines
+from tables_of_numerics import mutant_counts, read_lines
 from tables_of_paper import rows_of
 from tables_of_speed import OURS, works
 from zeiler_settings import PAPER, Setting
@@ -24,6 +24,7 @@ def headlines(results: Path) -> str:
     (paper,) = (row for row in rows_of(results, "paper") if row["contender"] == str(BEST))
     (torch,) = (row for row in rows_of(results, "control") if row["contender"] == "torch")
     fuzzed = read_lines(results, "fuzz")
+    changes = mutant_counts(results)
     cases = sum(sum(line["ends"].values()) + line["failed"] for line in fuzzed)
     rows = [
         [
@@ -52,6 +53,11 @@ def headlines(results: Path) -> str:
             "random runs against torch, and random or damaged inputs; failed",
             f"{cases:,}; {sum(line['failed'] for line in fuzzed):,}",
             "`make fuzz`",
+        ],
+        [
+            "changes of one thing in the source; noticed by a test; known to make no difference",
+            f"{changes['mutants']:,}; {changes['killed']:,}; {changes['equivalent']:,}",
+            "`make mutants`",
         ],
     ]
     return markdown(["", "", "printed by"], rows)
