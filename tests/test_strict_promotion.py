@@ -24,8 +24,8 @@ def layer(dtype, factor):
     }
 
 
-def strictly(function):
-    """What a function returns, which has to be the same where promotion is strict."""
+def assert_the_same_where_strict(function):
+    """A function returns the same where promotion is strict."""
     expected = jax.tree.map(np.asarray, function())
     with jax.numpy_dtype_promotion("strict"):
         returned = jax.tree.map(np.asarray, function())
@@ -53,21 +53,21 @@ def steps(optimizer, params):
 )
 def test_a_step_is_the_same_where_promotion_is_strict(dtype, format_, settings):
     optimizer = adadelta(**settings, accumulator_dtype=format_)
-    strictly(functools.partial(steps, optimizer, layer(dtype, 0.1)))
+    assert_the_same_where_strict(functools.partial(steps, optimizer, layer(dtype, 0.1)))
 
 
 def test_a_step_in_float64_is_the_same_where_promotion_is_strict():
     with jax.enable_x64(True):
         for format_ in (*FORMATS, "float32"):
             optimizer = adadelta(accumulator_dtype=format_)
-            strictly(functools.partial(steps, optimizer, layer("float64", 0.1)))
+            assert_the_same_where_strict(functools.partial(steps, optimizer, layer("float64", 0.1)))
 
 
 def test_injected_hyperparameters_step_where_promotion_is_strict():
     optimizer = optax.inject_hyperparams(adadelta, static_args="accumulator_dtype")(
         rho=0.75, accumulator_dtype="int8"
     )
-    strictly(functools.partial(steps, optimizer, layer("bfloat16", 0.1)))
+    assert_the_same_where_strict(functools.partial(steps, optimizer, layer("bfloat16", 0.1)))
 
 
 @pytest.mark.parametrize("old", FORMATS)
@@ -75,16 +75,20 @@ def test_a_state_is_carried_over_where_promotion_is_strict(old):
     params, state = steps(adadelta(accumulator_dtype=old), layer("bfloat16", 0.1))
     for new in FORMATS:
         groups = param_groups({"all": {"accumulator_dtype": new}}, {"weight": "all", "bias": "all"})
-        strictly(lambda groups=groups: carry_over_state(groups, params, state))
+        assert_the_same_where_strict(lambda groups=groups: carry_over_state(groups, params, state))
 
 
 @pytest.mark.parametrize("format_", FORMATS)
 def test_everything_else_works_where_promotion_is_strict(format_):
     optimizer = adadelta(accumulator_dtype=format_)
     params, state = steps(optimizer, layer("bfloat16", 0.1))
-    strictly(lambda: diagnostics.summary(diagnostics.effective_learning_rate(state)))
+    assert_the_same_where_strict(
+        lambda: diagnostics.summary(diagnostics.effective_learning_rate(state))
+    )
     sharding = NamedSharding(jax.make_mesh((1,), ("data",)), PartitionSpec())
-    strictly(lambda: jax.device_put(state, state_shardings(optimizer, params, sharding)))
+    assert_the_same_where_strict(
+        lambda: jax.device_put(state, state_shardings(optimizer, params, sharding))
+    )
     shapes = {"weight": (256, 16), "bias": (3,)}
     names = {"kernel": params["weight"], "bias": params["bias"]}
     with jax.numpy_dtype_promotion("strict"):
@@ -99,5 +103,5 @@ def test_everything_else_works_where_promotion_is_strict(format_):
         saved = torch_interop.optimizer_to_torch(state, params, mapping)
         return torch_interop.optimizer_from_torch(saved, params, mapping)[1]
 
-    strictly(weights_to_torch_and_back)
-    strictly(state_to_torch_and_back)
+    assert_the_same_where_strict(weights_to_torch_and_back)
+    assert_the_same_where_strict(state_to_torch_and_back)

@@ -1,5 +1,6 @@
 """Mutations for code that is mostly calls, next to cosmic-ray's for operators and numbers."""
 
+from abc import abstractmethod
 from collections.abc import Iterator
 
 import parso
@@ -38,9 +39,9 @@ OPPOSITES = {
 class Rewriting(Operator):
     """An operator that is given by what it writes instead of a node."""
 
+    @abstractmethod
     def rewritten(self, node: NodeOrLeaf) -> Iterator[str]:
         """Each code that may stand in the place of the node."""
-        raise NotImplementedError
 
     def mutation_positions(self, node):
         """One position for each code; none in text, where an f-string has expressions."""
