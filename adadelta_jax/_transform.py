@@ -171,7 +171,10 @@ def _step(grad, square_avg, acc_delta, count, leaf, *, rho, eps):
 
 
 def _in_precision_of(dtype, setting):
-    """A setting, to which `optax.inject_hyperparams` gave the dtype of the first parameter."""
+    """A setting as a real number as precise as `dtype`.
+
+    `optax.inject_hyperparams` gives it the dtype of the first parameter, which may be complex.
+    """
     if isinstance(setting, (int, float)):
         return setting
     return jnp.real(setting).astype(jnp.finfo(dtype).dtype)
