@@ -2,9 +2,9 @@
 
 from adadelta_jax import diagnostics, sharding, torch_interop
 from adadelta_jax._hooks import with_step_hooks
-from adadelta_jax._optimizer import adadelta
-from adadelta_jax._param_groups import carry_over_state, label_by_path, param_groups
-from adadelta_jax._transform import ScaleByAdadeltaState, scale_by_adadelta
+from adadelta_jax._core.optimizer import adadelta
+from adadelta_jax._groups import carry_over_state, label_by_path, param_groups
+from adadelta_jax._core.transform import ScaleByAdadeltaState, scale_by_adadelta
 
 __all__ = [
     "ScaleByAdadeltaState",

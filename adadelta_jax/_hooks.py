@@ -5,7 +5,7 @@ from typing import Any
 
 import optax
 
-from adadelta_jax import _validation
+from adadelta_jax._checks import step as _validation
 
 Hook = Callable[[optax.Updates, optax.OptState, optax.Params | None], optax.Updates | None]
 

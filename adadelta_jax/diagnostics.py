@@ -9,8 +9,10 @@ import optax
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from adadelta_jax import _accumulators, _state_checks, _validation
-from adadelta_jax._param_groups import adadelta_states
+from adadelta_jax._storage import formats as _accumulators
+from adadelta_jax._checks import states as _state_checks
+from adadelta_jax._checks import step as _validation
+from adadelta_jax._groups import adadelta_states
 
 LARGEST_SAMPLE = 2**14  # numbers among which a median is sought
 

@@ -7,8 +7,10 @@ import jax
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from adadelta_jax import _accumulators, _sharding_checks, _validation
-from adadelta_jax._transform import ScaleByAdadeltaState
+from adadelta_jax._storage import formats as _accumulators
+from adadelta_jax._checks import shardings as _sharding_checks
+from adadelta_jax._checks import step as _validation
+from adadelta_jax._core.transform import ScaleByAdadeltaState
 
 
 def state_shardings(

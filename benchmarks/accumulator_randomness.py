@@ -10,7 +10,7 @@ import reporting
 from accumulator_variants import RandomBits, package_bits, rounding_with, to_nearest
 from jax import lax
 
-from adadelta_jax import _accumulators
+from adadelta_jax._storage import formats as _accumulators
 
 RANDOMNESS_COLUMNS = {
     "ms: median (quartiles)": reporting.milliseconds(),

@@ -12,7 +12,7 @@ import optax
 import paper_network
 
 import adadelta_jax
-from adadelta_jax import _accumulators
+from adadelta_jax._storage import formats as _accumulators
 
 RandomBits = Callable[..., jax.Array]  # as `_accumulators.random_bits`
 

@@ -14,7 +14,8 @@ import numpy as np
 from hypothesis import strategies
 from hypothesis.extra import numpy as numpy_strategies
 
-from adadelta_jax import _accumulators, scale_by_adadelta
+from adadelta_jax import scale_by_adadelta
+from adadelta_jax._storage import formats as _accumulators
 
 TIMES = int(os.environ.get("ADADELTA_JAX_EXAMPLES", "1"))
 STEPS, COORDINATES = 12, 5

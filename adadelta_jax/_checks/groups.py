@@ -1,0 +1,107 @@
+"""The checks of groups, labels and rules."""
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import jax
+import optax
+
+from adadelta_jax._checks.trees import leaves_with_path, listed, path_name, prefix_difference
+
+
+def check_groups(groups: Any, keywords: tuple[str, ...]) -> None:
+    """Raise unless `groups` gives every label a mapping from some of `keywords`, or None."""
+    if not isinstance(groups, Mapping):
+        raise TypeError(f"groups must be a mapping from labels to settings, got {groups!r}")
+    if not groups:
+        raise ValueError("groups must have a label at least, got {}")
+    for label, settings in groups.items():
+        if not isinstance(label, str):
+            raise TypeError(f"groups: a label must be a string, got {label!r}")
+        if settings is None:
+            continue
+        if not isinstance(settings, Mapping):
+            raise TypeError(
+                f"group {label!r} must be a mapping of adadelta's keywords to values, "
+                f"or None to freeze it, got {settings!r}"
+            )
+        unknown = [repr(keyword) for keyword in settings if keyword not in keywords]
+        if unknown:
+            raise TypeError(
+                f"group {label!r} has {', '.join(unknown)}, which adadelta does not take: "
+                f"it takes {', '.join(keywords)}"
+            )
+
+
+def check_labels(labels: Any, params: Any, groups: Collection[Any]) -> None:
+    """Raise unless every parameter has the label of a group, and every group a parameter."""
+    labelled = paths_by_label(labels, params, "parameters")
+    for label, paths in labelled.items():
+        if label not in groups:
+            raise ValueError(
+                f"no group for the label {label!r} of {listed(paths)}: "
+                f"the groups are {listed(map(repr, groups))}"
+            )
+    for label in groups:
+        if label not in labelled and not _may_hide_parameters(params):
+            raise ValueError(
+                f"group {label!r} has no parameter: "
+                f"the parameters' labels are {listed(map(repr, labelled))}"
+            )
+
+
+def paths_by_label(labels: Any, tree: Any, tree_name: str) -> dict[str, list[str]]:
+    """The paths of `tree` under each label; raise unless `labels` is a prefix of `tree`."""
+    try:
+        subtrees = jax.tree.structure(labels).flatten_up_to(tree)
+    except ValueError:
+        raise ValueError(prefix_difference("labels", labels, tree_name, tree)) from None
+    paths: dict[str, list[str]] = {}
+    for (prefix, label), subtree in zip(jax.tree.leaves_with_path(labels), subtrees, strict=True):
+        if not isinstance(label, str):
+            raise TypeError(f"the label of {path_name(prefix)} must be a string, got {label!r}")
+        for path, _ in leaves_with_path(subtree):
+            paths.setdefault(label, []).append(path_name((*prefix, *path)))
+    return paths
+
+
+def check_rules(rules: Any, default: Any) -> None:
+    """Raise unless `rules` maps regular expressions to labels, and `default` is a label."""
+    if not isinstance(rules, Mapping):
+        raise TypeError(f"rules must map regular expressions to labels, got {rules!r}")
+    if not isinstance(default, str):
+        raise TypeError(f"default must be a label, a string, got {default!r}")
+    for regex, label in rules.items():
+        if not isinstance(regex, str):
+            raise TypeError(f"rules: a regular expression must be a string, got {regex!r}")
+        if not isinstance(label, str):
+            raise TypeError(f"rules: the label of {regex!r} must be a string, got {label!r}")
+        try:
+            re.compile(regex)
+        except RecursionError:
+            raise ValueError(f"rules: {regex!r} is nested too deeply") from None
+        except (re.error, OverflowError) as error:
+            raise ValueError(f"rules: {regex!r} is not a regular expression: {error}") from None
+
+
+def check_rules_apply(rules: Any, applied: set[str], params: Any) -> None:
+    """Raise unless every rule is among the `applied` ones, which gave some parameter its label."""
+    if _may_hide_parameters(params):
+        return
+    paths = [path_name(path) for path, _ in leaves_with_path(params)]
+    for regex in rules:
+        if regex in applied:
+            continue
+        if any(re.search(regex, path) for path in paths):
+            raise ValueError(
+                f"rules: {regex!r} only matches parameters that an earlier rule has labelled: "
+                "put the more specific rule first"
+            )
+        raise ValueError(f"rules: {regex!r} matches no parameter: there are {listed(paths)}")
+
+
+def _may_hide_parameters(tree: Any) -> bool:
+    """Whether a tree can stand for more parameters than it shows, as a masked one does."""
+    nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
+    return not nodes or any(isinstance(node, optax.MaskedNode) for node in nodes)

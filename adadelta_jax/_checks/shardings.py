@@ -1,0 +1,82 @@
+"""The checks of shardings, and of the optimizer whose state gets them."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from adadelta_jax._checks.trees import is_array, listed, path_name, type_name
+
+
+def check_shardings(name: str, shardings: Any, tree_name: str, tree: Any) -> Any:
+    """The sharding of every array of a tree; raise unless it has one that fits."""
+    try:
+        shardings = jax.tree.broadcast(shardings, tree)
+    except ValueError as error:
+        raise ValueError(f"{name} does not match {tree_name}: {error}") from None
+    leaves = jax.tree.leaves_with_path(tree)
+    for (path, array), sharding in zip(leaves, jax.tree.leaves(shardings), strict=True):
+        where = path_name(path)
+        if not isinstance(sharding, jax.sharding.Sharding):
+            raise TypeError(f"the sharding of {where} must be a NamedSharding, got {sharding!r}")
+        if not hasattr(array, "shape") or not is_array(array):
+            raise TypeError(f"{where} must be an array, got {type_name(array)}")
+        try:
+            sharding.shard_shape(array.shape)
+        except (ValueError, IndexError):
+            how = (
+                f"{sharding.spec} over the mesh axes {dict(sharding.mesh.shape)}"
+                if isinstance(sharding, jax.sharding.NamedSharding)
+                else sharding
+            )
+            raise ValueError(
+                f"{where}, of shape {array.shape}, cannot be sharded as {how}"
+            ) from None
+    return shardings
+
+
+def check_param_shardings(param_shardings: Any, params: Any, zero_axis: str | None) -> Any:
+    """The sharding of every parameter; raise unless `param_shardings` gives fit ones."""
+    paths = jax.tree.leaves_with_path(params)
+    if not paths:
+        raise ValueError("params has no parameter, so that there is no mesh to put the state on")
+    if zero_axis is not None and not isinstance(zero_axis, str):
+        raise TypeError(f"zero_axis must be the name of a mesh axis, got {zero_axis!r}")
+    shardings = check_shardings("param_shardings", param_shardings, "params", params)
+    meshes = {}
+    for (path, _), sharding in zip(paths, jax.tree.leaves(shardings), strict=True):
+        name = path_name(path)
+        if not isinstance(sharding, jax.sharding.NamedSharding):
+            raise TypeError(f"the sharding of {name} must be a NamedSharding, got {sharding!r}")
+        meshes.setdefault(sharding.mesh, f"{dict(sharding.mesh.shape)} for {name}")
+        if len(meshes) > 1:
+            raise ValueError(
+                f"param_shardings must be on one mesh, got {' and '.join(meshes.values())}"
+            )
+        if zero_axis is None:
+            continue
+        if zero_axis not in sharding.mesh.shape:
+            raise ValueError(
+                f"zero_axis must be an axis of the mesh, one of "
+                f"{listed(map(repr, sharding.mesh.shape))}, got {zero_axis!r}"
+            )
+        for names in sharding.spec:
+            if zero_axis in (names if isinstance(names, tuple) else (names,)):
+                raise ValueError(
+                    f"zero_axis must be an axis over which no parameter is sharded, got "
+                    f"{zero_axis!r}, over which {name} is: its spec is {sharding.spec}"
+                )
+    return shardings
+
+
+@contextlib.contextmanager
+def finding_parameters_in_state() -> Iterator[None]:
+    """Within it, what stops `optax.tree_map_params` says that it is the optimizer."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "optimizer must have a state in which optax.tree_map_params finds what belongs to "
+            f"which parameter, unlike that of optax.flatten: {error}"
+        ) from error

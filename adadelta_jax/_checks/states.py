@@ -1,0 +1,117 @@
+"""The checks of optimizer states, and of what may go on in another one."""
+
+import contextlib
+import warnings
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+
+from adadelta_jax._checks.trees import difference, is_array, listed, path_name, type_name
+
+
+def check_state(optimizer: str, state: Any, holds: bool) -> None:
+    """Raise unless a state holds what that of the optimizer of this name has to."""
+    if not holds:
+        got = state if state is None or state == () else type(state).__name__
+        raise TypeError(f"state must be that of {optimizer}, as init makes it, got {got}")
+
+
+def check_same_shapes(square_avg: Any, acc_delta: Any) -> None:
+    """Raise unless v and u, given as shapes and dtypes, are those of the same parameters."""
+    if jax.tree.structure(square_avg) != jax.tree.structure(acc_delta):
+        raise ValueError(
+            difference("arrays of acc_delta", acc_delta, "arrays of square_avg", square_avg)
+        )
+    of_square_avg = jax.tree.leaves_with_path(square_avg)
+    for (path, v), u in zip(of_square_avg, jax.tree.leaves(acc_delta), strict=True):
+        if u.shape != v.shape:
+            raise ValueError(
+                f"acc_delta of {path_name(path)} has shape {u.shape}, "
+                f"but square_avg has shape {v.shape}"
+            )
+
+
+def check_accumulators(name: str, states: Iterable[Any]) -> None:
+    """Raise unless each of the states of Adadelta's that `name` holds is whole."""
+    for state in states:
+        counts = jax.tree.leaves(state.count)  # which NNX keeps in a variable
+        if not all(map(is_array, counts)) or [jnp.result_type(n).kind for n in counts] != ["i"]:
+            raise ValueError(f"the count of {name} must be an integer scalar, got {state.count!r}")
+        held = {}
+        for field in ("square_avg", "acc_delta"):
+            tree = jax.tree.leaves_with_path(getattr(state, field))
+            leaves = [(path_name(path), leaf) for path, leaf in tree]
+            for path, leaf in leaves:
+                if not is_array(leaf):
+                    raise TypeError(f"{field} of {path} must be an array, got {type_name(leaf)}")
+            held[field] = {path for path, _ in leaves}
+        for field, other in (("square_avg", "acc_delta"), ("acc_delta", "square_avg")):
+            if missing := sorted(held[field] - held[other]):
+                raise ValueError(f"{name} holds {field} of {listed(missing)}, but no {other}")
+
+
+def check_holds_accumulators(states: Collection[Any]) -> None:
+    """Raise unless there is a state of Adadelta's to look into, and each is whole."""
+    if not states:
+        raise ValueError(
+            "opt_state holds no ScaleByAdadeltaState: pass the state of an optimizer made with "
+            "adadelta or scale_by_adadelta"
+        )
+    check_accumulators("opt_state", states)
+
+
+@contextlib.contextmanager
+def merging_states() -> Iterator[None]:
+    """Within it, what stops the states of different parameters from forming one tree is said."""
+    try:
+        yield
+    except ValueError:
+        raise ValueError(
+            "opt_state holds the states of several trees of parameters: pass one of them"
+        ) from None
+
+
+def check_accumulators_in_common(old: Any, new: Any, held: list[str], params: Any) -> None:
+    """Raise unless an old and a new state, keyed by path, share a parameter.
+
+    `held` names the parameters whose accumulators the old state holds.
+    """
+    if not old.keys().isdisjoint(new):
+        return
+    if not held:
+        raise ValueError(
+            "old_state holds no ScaleByAdadeltaState: pass the state of an optimizer made with "
+            "adadelta; a checkpoint is to be restored into the structure of optimizer.init(params)"
+        )
+    names = [path_name(path) for path, _ in jax.tree.leaves_with_path(params)]
+    raise ValueError(
+        f"nothing to carry over: old_state holds accumulators of {listed(held)}, none of which "
+        f"optimizer keeps for the parameters {listed(names)}"
+    )
+
+
+def accumulators_fit(path: Any, old: Any, new: Any) -> bool:
+    """Whether the accumulators of a parameter can go on as the new ones; warn if they cannot.
+
+    `old` and `new` are the shapes and dtypes of v and u.
+    """
+
+    def kind(node):
+        complex_ = jnp.complexfloating
+        return jax.tree.map(lambda x: (x.shape, jnp.issubdtype(x.dtype, complex_)), node)
+
+    if kind(old) == kind(new):
+        return True
+    held, needed = (
+        jax.tree.map(lambda x: jax.core.ShapedArray(x.shape, x.dtype), square_avg)
+        for square_avg, _ in (old, new)
+    )
+    warnings.warn(
+        f"the accumulators of {path_name(path)} start from zero: old_state holds {held}, "
+        f"the parameter needs {needed}",
+        stacklevel=3,
+    )
+    return False

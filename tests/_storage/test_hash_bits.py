@@ -1,0 +1,256 @@
+"""The bits with which accumulators are rounded: random enough, and the same everywhere."""
+
+import functools
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from adadelta_jax import adadelta, scale_by_adadelta
+from adadelta_jax._storage.formats import random_bits, store, values
+
+SHAPE = (128, 512)
+ELEMENTS = SHAPE[0] * SHAPE[1]
+SEEDS = (5, 3, 0)  # count, leaf, v or u
+
+
+def lowbias32(x):
+    """The hash of that name, uint32, as its source has it."""
+    x ^= x >> np.uint32(16)
+    x *= np.uint32(0x7FEB352D)
+    x ^= x >> np.uint32(15)
+    x *= np.uint32(0x846CA68B)
+    return x ^ (x >> np.uint32(16))
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (3, 5, 2), (3, 0)])
+def test_the_bits_are_the_hash_of_the_place_added_to_that_of_the_seeds(shape):
+    key = np.zeros(1, np.uint32)
+    for seed in (2**31 - 1, 3, 1):
+        key = lowbias32(key + np.uint32(seed))
+    places = np.arange(np.prod(shape, dtype=int), dtype=np.uint32).reshape(shape)
+    np.testing.assert_array_equal(random_bits(shape, (2**31 - 1, 3, 1)), lowbias32(key + places))
+
+
+def test_places_beyond_the_largest_uint32_go_round():
+    """Of arrays of more than 2³² elements the first three of each row are computed, and no more."""
+
+    @jax.jit
+    def last():
+        return random_bits((5, 1 << 31), SEEDS)[:, :3], random_bits((2, 1 << 32), SEEDS)[:, :3]
+
+    halves, wholes = last()
+    np.testing.assert_array_equal(halves[::2], np.broadcast_to(halves[0], (3, 3)))
+    np.testing.assert_array_equal(halves[1::2], np.broadcast_to(halves[1], (2, 3)))
+    assert (np.asarray(halves[0]) != np.asarray(halves[1])).all()
+    np.testing.assert_array_equal(wholes, np.broadcast_to(halves[0], (2, 3)))
+
+
+def signs(bits):
+    """Minus or plus one for each of the 32 bits, one row for each number."""
+    ones = np.unpackbits(np.ascontiguousarray(bits).view(np.uint8)).reshape(-1, 32)
+    return ones.astype(np.float32) * 2 - 1
+
+
+def over_counts():
+    """The bits of one element over as many steps."""
+    counts = jnp.arange(ELEMENTS)
+    return jax.vmap(lambda count: random_bits((1,), (count, *SEEDS[1:])))(counts).ravel()
+
+
+SAMPLES = {
+    "elements": lambda: random_bits(SHAPE, SEEDS),
+    "elements of the first step": lambda: random_bits(SHAPE, (0, 0, 0)),
+    "one element": lambda: random_bits((ELEMENTS,), SEEDS),
+    "steps": over_counts,
+    "leaves": lambda: jax.vmap(lambda leaf: random_bits((1,), (5, leaf, 0)))(jnp.arange(ELEMENTS)),
+}
+
+
+@pytest.mark.parametrize("sample", SAMPLES.values(), ids=SAMPLES)
+def test_each_bit_is_set_half_of_the_time(sample):
+    ones = (signs(sample()) > 0).sum(axis=0)
+    assert (np.abs(ones - ELEMENTS / 2) < 4 * np.sqrt(ELEMENTS) / 2).all()
+
+
+def shifted(axis, by):
+    """The bits of every element, and those of the element so many places further."""
+    bits = np.asarray(random_bits(SHAPE, SEEDS))
+    return np.delete(bits, range(-by, 0), axis), np.delete(bits, range(by), axis)
+
+
+def for_other_seeds(*seeds):
+    return random_bits(SHAPE, SEEDS), random_bits(SHAPE, seeds)
+
+
+def successive_steps():
+    bits = np.asarray(over_counts())
+    return bits[:-1], bits[1:]
+
+
+PAIRS = {
+    "neighbours in the last dimension": lambda: shifted(1, 1),
+    "neighbours in the first dimension": lambda: shifted(0, 1),
+    "elements a block apart": lambda: shifted(1, 256),
+    "successive counts": lambda: for_other_seeds(6, 3, 0),
+    "successive steps of one element": successive_steps,
+    "successive leaves": lambda: for_other_seeds(5, 4, 0),
+    "v and u": lambda: for_other_seeds(5, 3, 1),
+    "count and leaf swapped": lambda: for_other_seeds(3, 5, 0),
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+def test_the_bits_of_a_pair_are_uncorrelated(pair):
+    """Each bit of the one with each bit of the other, as signs: 1024 mean products.
+
+    Of independent bits each is normal with the standard error 1 / sqrt(n). None may be further from
+    zero than 5 of them, nor the sum of their squares further than 4 from its mean of 1024.
+    """
+    first, second = (signs(bits) for bits in pair())
+    deviations = first.T @ second / np.sqrt(len(first))
+    assert np.abs(deviations).max() < 5
+    assert abs(np.square(deviations).sum() - 1024) < 4 * np.sqrt(2 * 1024)
+
+
+def test_the_bits_of_one_number_are_uncorrelated():
+    of_number = signs(random_bits(SHAPE, SEEDS))
+    deviations = (of_number.T @ of_number / np.sqrt(ELEMENTS))[~np.eye(32, dtype=bool)]
+    assert np.abs(deviations).max() < 5
+
+
+@pytest.mark.parametrize("seeds", [(6, 3, 0), (5, 4, 0), (5, 3, 1), (3, 5, 0)])
+def test_the_same_seeds_give_the_same_bits_and_others_give_others(seeds):
+    bits = np.asarray(random_bits(SHAPE, SEEDS))
+    assert bits.dtype == np.uint32
+    assert len(np.unique(bits)) > 0.999 * ELEMENTS
+    np.testing.assert_array_equal(random_bits(SHAPE, SEEDS), bits)
+    assert (np.asarray(random_bits(SHAPE, seeds)) == bits).sum() < 4
+
+
+def test_without_seeds_the_bits_are_the_middle_number():
+    assert (np.asarray(random_bits((3, 4), None)) == 1 << 31).all()
+
+
+def test_jit_vmap_and_scan_give_the_same_bits():
+    counts = jnp.arange(4)
+    expected = np.stack([random_bits((3, 50), (int(count), 7, 1)) for count in counts])
+
+    def bits(count):
+        return random_bits((3, 50), (count, 7, 1))
+
+    np.testing.assert_array_equal([jax.jit(bits)(count) for count in counts], expected)
+    np.testing.assert_array_equal(jax.vmap(bits)(counts), expected)
+    _, scanned = jax.lax.scan(lambda carry, count: (carry, bits(count)), None, counts)
+    np.testing.assert_array_equal(scanned, expected)
+
+
+# --- whole steps ----------------------------------------------------------------------------------
+
+
+def params_and_gradients():
+    """Two leaves: of the first, eight shards hold whole blocks; of the second, parts of them."""
+    shapes = {"even": (64, 2048), "odd": (16, 1000)}
+    draw = np.random.default_rng(0).standard_normal
+    params, *gradients = [
+        {name: draw(shape, np.float32) for name, shape in shapes.items()} for _ in range(3)
+    ]
+    return params, gradients
+
+
+def jitted_steps(optimizer, params, gradients):
+    """Parameters and state after a step with each of `gradients`."""
+
+    @jax.jit
+    def step(params, state, grads):
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = jax.jit(optimizer.init)(params)
+    for grads in gradients:
+        params, state = step(params, state, grads)
+    return params, state
+
+
+@functools.cache
+def steps_on_one_device(accumulator_dtype):
+    return jitted_steps(adadelta(accumulator_dtype=accumulator_dtype), *params_and_gradients())
+
+
+DTYPES = ["bfloat16", "int8"]
+
+
+@pytest.mark.parametrize("accumulator_dtype", DTYPES)
+def test_two_runs_from_one_start_are_the_same_bit_for_bit(accumulator_dtype):
+    again = jitted_steps(adadelta(accumulator_dtype=accumulator_dtype), *params_and_gradients())
+    chex.assert_trees_all_equal(again, steps_on_one_device(accumulator_dtype))
+
+
+@pytest.mark.parametrize("accumulator_dtype", DTYPES)
+def test_elements_leaves_steps_and_averages_are_each_rounded_in_their_own_way(accumulator_dtype):
+    params = {"a": jnp.full((64, 64), 0.3), "b": jnp.full((64, 64), 0.3)}
+    optimizer = scale_by_adadelta(accumulator_dtype=accumulator_dtype)
+    step, state = jax.jit(optimizer.update), optimizer.init(params)
+    rounded_up = []
+    for count in (0, 1):
+        _, new_state = step(params, state._replace(count=jnp.int32(count)))
+        leaves = jax.tree.leaves(values((new_state.square_avg, new_state.acc_delta)))
+        rounded_up += [np.asarray(leaf > leaf.min()) for leaf in leaves]
+    assert len(rounded_up) == 8
+    assert all(0.1 < up.mean() < 0.9 for up in rounded_up)
+    for one, other in itertools.combinations(rounded_up, 2):
+        assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 4 / np.sqrt(one.size)
+
+
+@pytest.mark.parametrize("accumulator_dtype", DTYPES)
+def test_the_seeds_are_the_count_the_leaf_and_0_for_v_or_1_for_u(accumulator_dtype):
+    grads = [jnp.linspace(0.1, 1, 4096), jnp.linspace(1, 3, 8192).reshape(2, 4096)]
+    optimizer = scale_by_adadelta(accumulator_dtype=accumulator_dtype)
+    start = optimizer.init(grads)._replace(count=jnp.int32(41))
+    update, exact = jax.jit(optimizer.update), jax.jit(scale_by_adadelta().update)
+    _, state = update(grads, start)
+    _, expected = exact(grads, scale_by_adadelta().init(grads))
+    for leaf in (0, 1):
+        for which, name in enumerate(["square_avg", "acc_delta"]):
+            unrounded, like = getattr(expected, name)[leaf], getattr(start, name)[leaf]
+            of_seeds = values(store(unrounded, like, (41, leaf, which)))
+            np.testing.assert_array_equal(values(getattr(state, name)[leaf]), of_seeds)
+
+
+def over_devices(*spec):
+    """A sharding over eight devices, in a line or in pairs."""
+    devices = np.array(jax.devices()[:8]).reshape(
+        (8, 1) if len(spec) < 2 or None in spec else (4, 2)
+    )
+    return NamedSharding(Mesh(devices, ("a", "b")), PartitionSpec(*spec))
+
+
+SPECS = {"first": ("a",), "last": (None, "a"), "both": ("a", "b")}
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_sharded_arrays_get_the_same_bits_as_those_on_one_device(spec):
+    def bits():
+        return random_bits(SHAPE, SEEDS)
+
+    sharded = jax.jit(bits, out_shardings=over_devices(*spec))()
+    assert {shard.data.size for shard in sharded.addressable_shards} == {ELEMENTS // 8}
+    np.testing.assert_array_equal(sharded, bits())
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+@pytest.mark.parametrize("accumulator_dtype", ["bfloat16", "int8"])
+def test_sharded_parameters_get_the_same_accumulators_as_on_one_device(accumulator_dtype, spec):
+    start = jax.device_put(params_and_gradients(), over_devices(*spec))
+    optimizer = adadelta(accumulator_dtype=accumulator_dtype)
+    new_params, state = jitted_steps(optimizer, *start)
+    expected_params, expected_state = steps_on_one_device(accumulator_dtype)
+    assert len(new_params["even"].sharding.device_set) == 8
+    chex.assert_trees_all_equal(state, expected_state)
+    # XLA may contract the products and sums of an update otherwise.
+    chex.assert_trees_all_close(new_params, expected_params, rtol=1e-6, atol=1e-6)
