@@ -6,11 +6,11 @@ BIN = $(VENV)/bin
 JOBS ?= 2
 
 # The lowest versions of what the package depends on, as pip takes them.
-OLDEST = import re, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-	print(*(re.sub(">=(.+),.*", r"==\1", each) for each in project["dependencies"]))
+OLDEST = import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	print(*(each.replace(">=", "==") for each in project["dependencies"]))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest lint types wheel docs docs-serve
+.PHONY: help demo test test-oldest test-newest lint types wheel docs docs-serve
 .PHONY: fuzz long-runs mutants crashes benchmarks clean
 
 help:  ## what there is
@@ -19,11 +19,14 @@ help:  ## what there is
 demo: $(VENV)/installed-examples  ## train a network on real handwritten digits, and draw its curves
 	$(BIN)/python examples/train_digits.py
 
-test: $(VENV)/installed-test  ## run every test, with coverage
+test: $(VENV)/installed-test-torch  ## run every test, with coverage
 	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term
 
 test-oldest: $(VENV)-oldest/installed  ## run every test on the oldest JAX and Optax that pyproject.toml allows
 	$(VENV)-oldest/bin/python -m pytest -n $(JOBS)
+
+test-newest: $(VENV)-newest/installed  ## run the tests that need no torch on the newest JAX and Optax that there are
+	$(VENV)-newest/bin/python -m pytest -n $(JOBS) -m "not torch"
 
 lint: $(VENV)/installed-dev  ## check style and formatting
 	$(BIN)/ruff check .
@@ -32,20 +35,20 @@ lint: $(VENV)/installed-dev  ## check style and formatting
 types: $(VENV)/installed-dev  ## check types
 	$(BIN)/pyright
 
-fuzz: $(VENV)/installed-test  ## compare with torch on 20,000 random runs, and damage 200,000 inputs
+fuzz: $(VENV)/installed-test-torch  ## compare with torch on 20,000 random runs, and damage 200,000 inputs
 	rm -f benchmarks/results/fuzz.jsonl
 	ADADELTA_JAX_RESULTS=benchmarks/results ADADELTA_JAX_FUZZ=20000 ADADELTA_JAX_FUZZ_DAMAGE=200000 \
 		$(BIN)/python -m pytest -n $(JOBS) tests/fuzz
 
-long-runs: $(VENV)/installed-test  ## take a million steps and compare them with float64
+long-runs: $(VENV)/installed-test-torch  ## take a million steps and compare them with float64
 	rm -f benchmarks/results/long_runs.jsonl
 	ADADELTA_JAX_RESULTS=benchmarks/results ADADELTA_JAX_LONG_RUNS=1 \
-		$(BIN)/python -m pytest -s tests/test_long_runs.py
+		$(BIN)/python -m pytest -s tests/_core/test_long_runs.py
 
 mutants: $(VENV)/installed-dev  ## change one thing at a time in the source, and see that a test fails (an hour)
 	nice $(BIN)/python -m tests.mutation.run --jobs $(JOBS) $(MODULES)
 
-crashes: $(VENV)/installed-test  ## end training processes at random moments, as often as a night allows
+crashes: $(VENV)/installed-test-torch  ## end training processes at random moments, as often as a night allows
 	ADADELTA_JAX_CRASHES=20 $(BIN)/python -m pytest -n $(JOBS) tests/distributed/test_crashes.py
 
 benchmarks: $(VENV)/installed-benchmarks  ## measure all that the documents say of speed, memory, state and training (hours)
@@ -75,12 +78,18 @@ docs-serve: $(VENV)/installed-docs  ## show it on http://127.0.0.1:8000 while yo
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --watch adadelta_jax
 
 clean:  ## remove all that the other targets made
-	rm -rf $(VENV) $(VENV)-oldest build dist runs .pytest_cache .ruff_cache .coverage
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build dist runs .pytest_cache .ruff_cache .coverage
 
 $(VENV)-oldest/installed: pyproject.toml
 	test -x $(VENV)-oldest/bin/python || $(PYTHON) -m venv $(VENV)-oldest
-	$(VENV)-oldest/bin/python -m pip install --quiet --editable '.[test]' \
+	$(VENV)-oldest/bin/python -m pip install --quiet --editable '.[test-torch]' \
 		$$($(VENV)-oldest/bin/python -c '$(OLDEST)')
+	touch $@
+
+$(VENV)-newest/installed: pyproject.toml
+	test -x $(VENV)-newest/bin/python || $(PYTHON) -m venv $(VENV)-newest
+	$(VENV)-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager \
+		--editable '.[test]'
 	touch $@
 
 $(VENV)/installed-%: pyproject.toml

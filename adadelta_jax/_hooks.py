@@ -5,7 +5,8 @@ from typing import Any
 
 import optax
 
-from adadelta_jax._checks import step as _validation
+from adadelta_jax._checks.settings import check_hook, check_optimizer
+from adadelta_jax._checks.step import check_hook_result
 
 Hook = Callable[[optax.Updates, optax.OptState, optax.Params | None], optax.Updates | None]
 
@@ -60,9 +61,9 @@ def with_step_hooks(
     Source: ``register_step_pre_hook`` and ``register_step_post_hook`` of [torch.optim.Optimizer](
     <https://docs.pytorch.org/docs/stable/optim.html>).
     """
-    _validation.check_optimizer(optimizer)
-    _validation.check_hook("pre_step", pre_step)
-    _validation.check_hook("post_step", post_step)
+    check_optimizer(optimizer)
+    check_hook("pre_step", pre_step)
+    check_hook("post_step", post_step)
     inner = optax.with_extra_args_support(optimizer)
 
     def update_fn(updates, state, params=None, **extra_args):
@@ -81,5 +82,5 @@ def _call(name: str, hook: Hook, updates: Any, state: Any, params: Any) -> Any:
     returned = hook(updates, state, params)
     if returned is None:
         return updates
-    _validation.check_hook_result(name, returned, updates)
+    check_hook_result(name, returned, updates)
     return returned

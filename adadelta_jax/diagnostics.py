@@ -9,10 +9,12 @@ import optax
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from adadelta_jax._storage import formats as _accumulators
-from adadelta_jax._checks import states as _state_checks
-from adadelta_jax._checks import step as _validation
-from adadelta_jax._groups import adadelta_states
+from adadelta_jax._checks.settings import check_eps
+from adadelta_jax._checks.states import check_holds_accumulators, merging_states
+from adadelta_jax._checks.step import check_arrays
+from adadelta_jax._core.transform import adadelta_states
+from adadelta_jax._storage.formats import promote, values
+from adadelta_jax._storage.hash_bits import hash_bits
 
 LARGEST_SAMPLE = 2**14  # numbers among which a median is sought
 
@@ -53,23 +55,22 @@ def effective_learning_rate(opt_state: optax.OptState, eps: jax.typing.ArrayLike
 
     Source: Zeiler (2012), [arXiv:1212.5701](https://arxiv.org/abs/1212.5701), section 4.3.
     """
-    _validation.check_eps(eps)
+    check_eps(eps)
     states = adadelta_states(opt_state)
-    _state_checks.check_holds_accumulators(states)
+    check_holds_accumulators(states)
 
     def rate(square_avg, acc_delta):
         if jnp.iscomplexobj(square_avg):
             parts = ((part(square_avg), part(acc_delta)) for part in (jnp.real, jnp.imag))
             return lax.complex(*(rate(*each) for each in parts))
-        dtype = _accumulators.promoted(square_avg.dtype, jnp.float32)
+        dtype = promote(square_avg.dtype, jnp.float32)
         u_eps, v_eps = (x.astype(dtype) + eps for x in (acc_delta, square_avg))
         return jnp.sqrt(u_eps) / jnp.sqrt(jnp.maximum(v_eps, jnp.finfo(dtype).tiny))
 
     rates = [
-        jax.tree.map(rate, *map(_accumulators.values, (state.square_avg, state.acc_delta)))
-        for state in states
+        jax.tree.map(rate, *map(values, (state.square_avg, state.acc_delta))) for state in states
     ]
-    with _state_checks.merging_states():
+    with merging_states():
         return functools.reduce(_merged, rates)
 
 
@@ -147,7 +148,7 @@ def summary(tree: Any) -> Any:
     Source: the bound is Theorem 1 of
     [Hoeffding (1963)](https://doi.org/10.1080/01621459.1963.10500830).
     """
-    _validation.check_arrays(tree)
+    check_arrays(tree)
     return jax.tree.map(lambda leaf: _summary(jnp.asarray(leaf)), tree)
 
 
@@ -184,7 +185,7 @@ def _sample(array: jax.Array) -> jax.Array:
     if array.size <= LARGEST_SAMPLE:
         return array
     places = tuple(
-        _accumulators.random_bits((LARGEST_SAMPLE,), (axis,)) % jnp.uint32(size)
+        hash_bits((LARGEST_SAMPLE,), (axis,)) % jnp.uint32(size)
         for axis, size in enumerate(array.shape)
     )
     sharding = jax.typeof(array).sharding

@@ -7,10 +7,15 @@ import jax
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from adadelta_jax._storage import formats as _accumulators
-from adadelta_jax._checks import shardings as _sharding_checks
-from adadelta_jax._checks import step as _validation
+from adadelta_jax._checks.settings import check_optimizer
+from adadelta_jax._checks.shardings import (
+    check_param_shardings,
+    check_shardings,
+    finding_parameters_in_state,
+)
 from adadelta_jax._core.transform import ScaleByAdadeltaState
+from adadelta_jax._storage import float8
+from adadelta_jax._storage.formats import is_accumulator
 
 
 def state_shardings(
@@ -70,28 +75,26 @@ def state_shardings(
     Source: Rajbhandari et al. (2020), ZeRO, [arXiv:1910.02054](https://arxiv.org/abs/1910.02054),
     section 5.1, for ``zero_axis``.
     """
-    _validation.check_optimizer(optimizer)
-    param_shardings = _sharding_checks.check_param_shardings(param_shardings, params, zero_axis)
+    check_optimizer(optimizer)
+    param_shardings = check_param_shardings(param_shardings, params, zero_axis)
     mesh = jax.tree.leaves(param_shardings)[0].mesh
     state = jax.eval_shape(optimizer.init, params)
 
     def like_parameter(node, sharding):
         if isinstance(node, optax.MaskedNode):
             return node
-        if _accumulators.is_accumulator(node):
-            return _accumulators.shardings(node, sharding)
+        if is_accumulator(node):
+            return float8.shardings(node, sharding)
         return sharding if len(node.shape) >= len(sharding.spec) else _replicated(sharding.mesh)
 
-    with _sharding_checks.finding_parameters_in_state():
+    with finding_parameters_in_state():
         shardings = optax.tree_map_params(
             optimizer,
             like_parameter,
             state,
             param_shardings,
             transform_non_params=lambda _: _replicated(mesh),
-            is_leaf=lambda node: (
-                isinstance(node, optax.MaskedNode) or _accumulators.is_accumulator(node)
-            ),
+            is_leaf=lambda node: isinstance(node, optax.MaskedNode) or is_accumulator(node),
         )
     if zero_axis is None:
         return shardings
@@ -142,7 +145,7 @@ def bytes_per_device(tree: Any, shardings: Any) -> int:
 
     Source: [jax.sharding.Sharding.shard_shape](https://docs.jax.dev/en/latest/jax.sharding.html).
     """
-    shardings = _sharding_checks.check_shardings("shardings", shardings, "tree", tree)
+    shardings = check_shardings("shardings", shardings, "tree", tree)
     shard_bytes = jax.tree.map(
         lambda array, sharding: math.prod(sharding.shard_shape(array.shape)) * array.dtype.itemsize,
         tree,

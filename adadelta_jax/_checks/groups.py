@@ -51,6 +51,27 @@ def check_labels(labels: Any, params: Any, groups: Collection[Any]) -> None:
             )
 
 
+def check_partition_state(state: Any, groups: Mapping[str, Any]) -> None:
+    """Raise unless a state has a part for each group, and an empty one for a frozen group."""
+    if not isinstance(state, optax.PartitionState):
+        got = state if state is None or state == () else type(state).__name__
+        raise TypeError(f"state must be that of param_groups, as init makes it, got {got}")
+    held = state.inner_states
+    if held.keys() != groups.keys():
+        raise ValueError(
+            f"state must be that of the groups {listed(map(repr, groups))}, "
+            f"got one of {listed(map(repr, held))} "
+            "(carry_over_state makes a state for this optimizer from that of another)"
+        )
+    for label, settings in groups.items():
+        if settings is None and jax.tree.leaves(held[label]):
+            raise ValueError(
+                f"state must be that of these groups, of which {label!r} is frozen, "
+                "got one that holds accumulators for it "
+                "(carry_over_state makes a state for this optimizer from that of another)"
+            )
+
+
 def paths_by_label(labels: Any, tree: Any, tree_name: str) -> dict[str, list[str]]:
     """The paths of `tree` under each label; raise unless `labels` is a prefix of `tree`."""
     try:

@@ -8,38 +8,25 @@ from typing import Any
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 
-from adadelta_jax._checks.trees import difference, is_array, listed, path_name, type_name
-
-
-def check_state(optimizer: str, state: Any, holds: bool) -> None:
-    """Raise unless a state holds what that of the optimizer of this name has to."""
-    if not holds:
-        got = state if state is None or state == () else type(state).__name__
-        raise TypeError(f"state must be that of {optimizer}, as init makes it, got {got}")
+from adadelta_jax._checks.trees import is_array, listed, path_name, type_name
 
 
-def check_same_shapes(square_avg: Any, acc_delta: Any) -> None:
-    """Raise unless v and u, given as shapes and dtypes, are those of the same parameters."""
-    if jax.tree.structure(square_avg) != jax.tree.structure(acc_delta):
-        raise ValueError(
-            difference("arrays of acc_delta", acc_delta, "arrays of square_avg", square_avg)
-        )
-    of_square_avg = jax.tree.leaves_with_path(square_avg)
-    for (path, v), u in zip(of_square_avg, jax.tree.leaves(acc_delta), strict=True):
-        if u.shape != v.shape:
-            raise ValueError(
-                f"acc_delta of {path_name(path)} has shape {u.shape}, "
-                f"but square_avg has shape {v.shape}"
-            )
+def check_count(name: str, count: Any) -> None:
+    """Raise unless the count of the state `name` is an integer of at least 0."""
+    dtype = jnp.result_type(count) if is_array(count) else None
+    is_integer = dtype is not None and dtype.kind in "iu"
+    # An array of JAX's is not looked into: that would wait for the device at every eager step.
+    if not is_integer or (not isinstance(count, jax.Array) and np.min(count) < 0):
+        raise ValueError(f"the count of {name} must be an integer of at least 0, got {count!r}")
 
 
 def check_accumulators(name: str, states: Iterable[Any]) -> None:
     """Raise unless each of the states of Adadelta's that `name` holds is whole."""
     for state in states:
         counts = jax.tree.leaves(state.count)  # which NNX keeps in a variable
-        if not all(map(is_array, counts)) or [jnp.result_type(n).kind for n in counts] != ["i"]:
-            raise ValueError(f"the count of {name} must be an integer scalar, got {state.count!r}")
+        check_count(name, counts[0] if len(counts) == 1 else state.count)
         held = {}
         for field in ("square_avg", "acc_delta"):
             tree = jax.tree.leaves_with_path(getattr(state, field))

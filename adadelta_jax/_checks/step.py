@@ -1,18 +1,13 @@
-"""The checks of settings, parameters, gradients and hooks.
+"""Checks of what `init` and `update` are given, and of what hooks return."""
 
-Hyperparameters are checked where they are concrete: inside `jit`, `vmap` or
-`optax.inject_hyperparams` a value may be a tracer, which has no value yet.
-"""
-
-import contextlib
-import math
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NoReturn
 
 import jax
-import jax.core
 import jax.numpy as jnp
-import numpy as np
 
+from adadelta_jax._checks.states import check_accumulators, check_count
 from adadelta_jax._checks.trees import (
     difference,
     is_array,
@@ -20,89 +15,11 @@ from adadelta_jax._checks.trees import (
     is_sparse,
     nth_path,
     path_name,
-    prefix_difference,
     type_name,
 )
+from adadelta_jax._storage.formats import is_accumulator_or_none, shapes
 
-LARGEST_EPS = 1e30  # next to the largest float32 it makes no difference
-ACCUMULATOR_DTYPES = ("float32", "float64", "bfloat16", "float16", "int8")
 DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
-
-
-def check_rho(rho: Any) -> None:
-    """Raise unless it is a decay rate."""
-    number = _number("rho", rho, "a number or a 0-d array")
-    if number is not None and not 0 <= number <= 1:
-        raise ValueError(f"rho must lie in [0, 1], got {number:g}")
-
-
-def check_eps(eps: Any) -> None:
-    """Raise unless Adadelta can add it to its averages."""
-    number = _number("eps", eps, "a number or a 0-d array")
-    if number is not None:
-        _check_not_negative("eps", number)
-        if number > LARGEST_EPS:
-            raise ValueError(f"eps must be at most {LARGEST_EPS:g}, got {number:g}")
-
-
-def check_scalar_or_schedule(name: str, value: Any) -> Any:
-    """The value; raise unless it is a number >= 0 or a schedule, which then raises like this."""
-    if not callable(value):
-        number = _number(name, value, "a number, a 0-d array or a schedule")
-        if number is not None:
-            _check_not_negative(name, number)
-        return value.real  # `optax.inject_hyperparams` makes it complex where parameters are
-
-    def checked(count):
-        scalar = value(count)
-        if not is_array(scalar) or getattr(scalar, "shape", ()) != ():
-            raise TypeError(f"{name} must return a number or a 0-d array, got {scalar!r}")
-        return scalar
-
-    return checked
-
-
-def _number(name: str, value: Any, expected: str) -> float | None:
-    """The number that a setting is; None where it is traced."""
-    if isinstance(value, jax.core.Tracer):
-        return None
-    if isinstance(value, (int, float, np.generic, np.ndarray, jax.Array)):
-        with contextlib.suppress(TypeError, ValueError, OverflowError):
-            array = np.asarray(value)  # of NumPy: one of JAX would start a backend
-            is_number = array.dtype.kind in "biufc" or array.dtype == jnp.bfloat16
-            if array.ndim == 0 and is_number and complex(value).imag == 0:
-                return complex(value).real
-    raise TypeError(f"{name} must be {expected}, got {value!r}")
-
-
-def _check_not_negative(name: str, number: float) -> None:
-    if number < 0:
-        raise ValueError(f"{name} must be >= 0, got {number:g}")
-    if not math.isfinite(number):
-        raise ValueError(f"{name} must be finite, got {number:g}")
-
-
-def check_flag(name: str, value: Any) -> None:
-    """Raise unless `value` is True or False."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-
-
-def check_accumulator_dtype(accumulator_dtype: Any) -> None:
-    """Raise unless accumulators can be stored so."""
-    if accumulator_dtype is None:
-        return
-    expected = f"accumulator_dtype must be None or one of {', '.join(ACCUMULATOR_DTYPES)}"
-    try:
-        name = jnp.dtype(accumulator_dtype).name
-    except TypeError:
-        raise TypeError(f"{expected}, got {accumulator_dtype!r}") from None
-    if name not in ACCUMULATOR_DTYPES:
-        raise ValueError(f"{expected}, got {name}")
-    if name == "float64" and not jax.config.read("jax_enable_x64"):
-        raise ValueError(
-            "accumulator_dtype float64 needs jax.config.update('jax_enable_x64', True)"
-        )
 
 
 def check_params(params: Any) -> None:
@@ -122,6 +39,126 @@ def check_params(params: Any) -> None:
         _check_float(name, dtype)
 
 
+def check_state(optimizer: str, state: Any, expected: type) -> None:
+    """Raise unless a state is of the `expected` type."""
+    if not isinstance(state, expected):
+        got = state if state is None or state == () else type(state).__name__
+        raise TypeError(f"state must be that of {optimizer}, as init makes it, got {got}")
+
+
+def check_chain_state(optimizer: str, state: Any, expected: Mapping[str, type]) -> None:
+    """Raise unless a state is a tuple of the `expected` types, given by what each part is for."""
+    if type(state) is not tuple or len(state) != len(expected):
+        got = state if state is None or state == () else type(state).__name__
+        raise TypeError(f"state must be that of {optimizer}, as init makes it, got {got}")
+    for (purpose, type_), part in zip(expected.items(), state, strict=True):
+        if type(part) is not type_:
+            raise TypeError(
+                f"state must be that of {optimizer}, as init makes it: its part for {purpose} "
+                f"must be {type_.__name__}, got {type(part).__name__} "
+                "(carry_over_state makes a state for this optimizer from that of another)"
+            )
+
+
+def check_step(grads: Any, state: Any, params: Any) -> None:
+    """Raise unless gradients, a `ScaleByAdadeltaState` and, if given, parameters fit together.
+
+    None may stand in the place of a gradient. Where no gradient is, parameters are not looked at.
+    """
+    check_count("state", state.count)
+    square_avgs, structure = jax.tree.flatten(state.square_avg, is_leaf=is_accumulator_or_none)
+    try:
+        acc_deltas = structure.flatten_up_to(state.acc_delta)
+    except ValueError:
+        check_accumulators("state", [state])
+        names = "arrays of acc_delta", "arrays of square_avg"
+        raise ValueError(
+            difference(names[0], state.acc_delta, names[1], state.square_avg)
+        ) from None
+    try:
+        grad_leaves = structure.flatten_up_to(grads)
+        param_leaves = grad_leaves if params is None else structure.flatten_up_to(params)
+    except ValueError:
+        _raise_difference(grads, state, params)
+
+    leaves = zip(grad_leaves, param_leaves, square_avgs, acc_deltas, strict=True)
+    for index, each in enumerate(leaves):
+        _check_leaf(partial(_nth_name, state.square_avg, index), *each)
+
+
+def _check_leaf(name: Callable[[], str], grad: Any, param: Any, v: Any, u: Any) -> None:
+    """Raise unless a gradient or None, a parameter and its accumulators fit together."""
+    if v is None or u is None:
+        if u is not None or v is not None:
+            held, missing = (
+                ("acc_delta", "square_avg") if v is None else ("square_avg", "acc_delta")
+            )
+            raise ValueError(f"state holds {held} of {name()}, but no {missing}")
+        if grad is not None:
+            raise ValueError(f"{name()} has a gradient, but no accumulators")
+        return
+    for field, accumulator in (("square_avg", v), ("acc_delta", u)):
+        if not isinstance(accumulator, jax.Array) and not is_array(accumulator):
+            raise TypeError(f"{field} of {name()} must be an array, got {type_name(accumulator)}")
+    if u.shape != v.shape:
+        raise ValueError(
+            f"acc_delta of {name()} has shape {u.shape}, but square_avg has shape {v.shape}"
+        )
+    if grad is None:
+        return
+    if not isinstance(grad, jax.Array) or grad.dtype.name not in DTYPES:
+        _check_is_gradient(name, grad)
+    for like_name, like in (("parameters", param), ("accumulators", v)):
+        shape = jnp.shape(grad)
+        if shape != (like_shape := getattr(like, "shape", ())):
+            raise ValueError(
+                f"the gradient of {name()} has shape {shape}, "
+                f"but the {like_name} have shape {like_shape}"
+            )
+        if jnp.iscomplexobj(grad) and not jnp.issubdtype(_dtype("", like), jnp.complexfloating):
+            raise TypeError(f"the gradient of {name()} is complex, but the {like_name} are real")
+
+
+def _check_is_gradient(name: Callable[[], str], grad: Any) -> None:
+    """Raise unless a gradient is a dense array of floats or complex numbers."""
+    what = f"the gradient of {name()}"
+    if is_sparse(grad):
+        raise TypeError(
+            f"{what} is sparse ({type(grad).__name__}): "
+            "Adadelta needs a dense one, as grad.todense() gives"
+        )
+    dtype = _dtype(what, grad)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise TypeError(f"{what} has dtype {dtype}: it must be floating-point or complex")
+    _check_float(what, dtype)
+
+
+def _raise_difference(grads: Any, state: Any, params: Any) -> NoReturn:
+    """Raise an error that says where trees of different structures differ."""
+    for index, grad in enumerate(jax.tree.leaves(grads, is_leaf=is_leaf)):
+        if grad is not None:
+            _check_is_gradient(partial(nth_path, grads, index), grad)
+    like_name, like = "accumulators", shapes(state.square_avg)
+    structures = [jax.tree.structure(tree, is_leaf=is_leaf) for tree in (grads, params)]
+    if params is not None and structures[0] != structures[1]:
+        like_name, like = "parameters", params
+    hint = " (None stands for no gradient)"
+    raise ValueError(difference("gradients", grads, like_name, like, hint)) from None
+
+
+def _nth_name(accumulators: Any, index: int) -> str:
+    leaves = jax.tree.leaves_with_path(accumulators, is_leaf=is_accumulator_or_none)
+    return path_name(leaves[index][0])
+
+
+def check_weight_decay_has_params(params: Any) -> None:
+    """Raise where weight decay lacks the parameters that it acts on."""
+    if params is None:
+        raise ValueError(
+            "weight_decay needs the parameters: call update(grads, state, params), got params=None"
+        )
+
+
 def check_arrays(tree: Any) -> None:
     """Raise unless every leaf is an array or a number."""
     for path, leaf in jax.tree.leaves_with_path(tree):
@@ -138,91 +175,6 @@ def _dtype(name: str, leaf: Any) -> Any:
 def _check_float(name: str, dtype: Any) -> None:
     if dtype.name not in DTYPES:
         raise TypeError(f"{name} has dtype {dtype}: it must be one of {', '.join(DTYPES)}")
-
-
-def check_weight_decay_mask(mask: Any, params: Any) -> None:
-    """Raise unless `mask` is a tree of booleans like the parameters, or a prefix of one."""
-    for path, leaf in jax.tree.leaves_with_path(mask):
-        if not isinstance(leaf, (bool, np.bool_)) and getattr(leaf, "shape", None) != ():
-            where = f" for {path_name(path)}" if path else ""
-            raise TypeError(
-                f"weight_decay_mask must be a tree of booleans like the parameters, "
-                f"got {leaf!r}{where}"
-            )
-    try:
-        jax.tree.structure(mask).flatten_up_to(params)
-    except ValueError:
-        where = prefix_difference("booleans", mask, "parameters", params)
-        raise ValueError(f"weight_decay_mask: {where}") from None
-
-
-def check_optimizer(optimizer: Any) -> None:
-    """Raise unless it is an Optax transformation."""
-    if not callable(getattr(optimizer, "init", None)) or not hasattr(optimizer, "update"):
-        raise TypeError(f"optimizer must be an optax.GradientTransformation, got {optimizer!r}")
-
-
-def check_weight_decay_has_params(params: Any) -> None:
-    """Raise where weight decay lacks the parameters that it acts on."""
-    if params is None:
-        raise ValueError(
-            "weight_decay needs the parameters: call update(grads, state, params), got params=None"
-        )
-
-
-def check_gradients(grads: Any, like: Any, like_name: str) -> None:
-    """Raise unless `grads` has a gradient or None for every leaf of `like`, of the same shape.
-
-    `like` is the accumulators or the parameters, and `like_name` what to call them.
-    """
-    grad_leaves, grad_structure = jax.tree.flatten(grads, is_leaf=is_leaf)
-    like_leaves, like_structure = jax.tree.flatten(like, is_leaf=is_leaf)
-    _check_are_gradients(grads, grad_leaves)
-    if grad_structure != like_structure:
-        raise ValueError(
-            difference("gradients", grads, like_name, like, " (None stands for no gradient)")
-        )
-    for index, (grad, expected) in enumerate(zip(grad_leaves, like_leaves, strict=True)):
-        if grad is None:
-            continue
-        if expected is None:
-            raise ValueError(f"{nth_path(grads, index)} has a gradient, but no {like_name}")
-        if jnp.shape(grad) != jnp.shape(expected):
-            raise ValueError(
-                f"the gradient of {nth_path(grads, index)} has shape {jnp.shape(grad)}, "
-                f"but the {like_name} have shape {jnp.shape(expected)}"
-            )
-        if jnp.iscomplexobj(grad) and not jnp.iscomplexobj(expected):
-            raise TypeError(
-                f"the gradient of {nth_path(grads, index)} is complex, but the {like_name} are real"
-            )
-
-
-def check_are_gradients(grads: Any) -> None:
-    """Raise unless every leaf is None or a dense array of floats or complex numbers."""
-    _check_are_gradients(grads, jax.tree.leaves(grads, is_leaf=is_leaf))
-
-
-def _check_are_gradients(grads: Any, leaves: list[Any]) -> None:
-    for index, grad in enumerate(leaves):
-        if grad is None or (isinstance(grad, jax.Array) and grad.dtype.name in DTYPES):
-            continue
-        name = f"the gradient of {nth_path(grads, index)}"
-        if is_sparse(grad):
-            raise TypeError(
-                f"{name} is sparse ({type(grad).__name__}): "
-                "Adadelta needs a dense one, as grad.todense() gives"
-            )
-        dtype = _dtype(name, grad)
-        if not jnp.issubdtype(dtype, jnp.inexact):
-            raise TypeError(f"{name} has dtype {dtype}: it must be floating-point or complex")
-        _check_float(name, dtype)
-
-
-def check_hook(name: str, hook: Any) -> None:
-    """Raise unless a hook can be called."""
-    if hook is not None and not callable(hook):
-        raise TypeError(f"{name} must be a function (updates, state, params), got {hook!r}")
 
 
 def check_hook_result(name: str, returned: Any, given: Any) -> None:

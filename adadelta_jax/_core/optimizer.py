@@ -1,17 +1,24 @@
 """`adadelta`: the ready-made chain."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
-from adadelta_jax._checks import states as _state_checks
-from adadelta_jax._checks import step as _validation
-from adadelta_jax._core.transform import ScaleByAdadeltaState, scale_by_adadelta
+from adadelta_jax._checks.settings import (
+    check_flag,
+    check_scalar_or_schedule,
+    check_weight_decay_mask,
+)
+from adadelta_jax._checks.step import (
+    check_chain_state,
+    check_step,
+    check_weight_decay_has_params,
+)
+from adadelta_jax._core.in_place import keep_decayed_gradients, order_writes
+from adadelta_jax._core.transform import unchecked_scale_by_adadelta
 
 
 def adadelta(
@@ -88,143 +95,86 @@ def adadelta(
     """
     if learning_rate is None:
         learning_rate = 1.0
-    learning_rate = _validation.check_scalar_or_schedule("learning_rate", learning_rate)
-    weight_decay = _validation.check_scalar_or_schedule("weight_decay", weight_decay)
-    _validation.check_flag("maximize", maximize)
-    _validation.check_flag("decoupled_weight_decay", decoupled_weight_decay)
-    scale = scale_by_adadelta(rho, eps, accumulator_dtype=accumulator_dtype)
-    decays = not (isinstance(weight_decay, (int, float)) and weight_decay == 0)
+    learning_rate = check_scalar_or_schedule("learning_rate", learning_rate)
+    weight_decay = check_scalar_or_schedule("weight_decay", weight_decay)
+    check_flag("maximize", maximize)
+    check_flag("decoupled_weight_decay", decoupled_weight_decay)
 
-    def chain(params):
-        decay = optax.identity()
+    decays = not (isinstance(weight_decay, (int, float)) and weight_decay == 0)
+    decay = optax.identity()
+    if decays:
+        decay = _decay_weights(weight_decay, weight_decay_mask, coupled=not decoupled_weight_decay)
+    parts = {
+        "maximize": optax.scale(-1.0) if maximize else optax.identity(),
+        "weight_decay": decay,
+        "scale_by_adadelta": unchecked_scale_by_adadelta(
+            rho, eps, accumulator_dtype=accumulator_dtype
+        ),
+        "learning_rate": optax.scale_by_learning_rate(learning_rate),
+    }
+    if decoupled_weight_decay:  # after the scaling, which it is not to pass through
+        order = ("maximize", "scale_by_adadelta", "weight_decay", "learning_rate")
+    else:
+        order = ("maximize", "weight_decay", "scale_by_adadelta", "learning_rate")
+    chain = optax.chain(*(parts[name] for name in order))
+    own_index = order.index("scale_by_adadelta")
+    state_types = {name: type(jax.eval_shape(parts[name].init, ())) for name in order}
+
+    def update_fn(updates: Any, state: Any, params: Any = None, **extra_args: Any):
+        check_chain_state("adadelta", state, state_types)
         if decays:
-            # A mask function gets the parameters: Optax would hand it gradients, None among them.
-            mask = weight_decay_mask(params) if callable(weight_decay_mask) else weight_decay_mask
-            if mask is not None:
-                _validation.check_weight_decay_mask(mask, params)
-            decay = optax.add_decayed_weights(weight_decay, mask)
-            decay = decay if decoupled_weight_decay else _computed_once(decay)
-        return optax.chain(
-            optax.scale(-1.0) if maximize else optax.identity(),
-            *((scale, decay) if decoupled_weight_decay else (decay, scale)),
-            optax.scale_by_learning_rate(learning_rate),
-        )
+            check_weight_decay_has_params(params)
+        grads = updates
+        check_step(grads, state[own_index], params)
+        updates, new_state = chain.update(grads, state, params, **extra_args)
+        updates = jax.tree.map(_cast_to_gradient_dtype, grads, updates, is_leaf=_is_none)
+        states = list(cast(tuple[Any, ...], new_state))
+        if params is not None:
+            states[own_index] = order_writes(states[own_index], params, updates)
+        return updates, tuple(states)
+
+    return optax.GradientTransformationExtraArgs(chain.init, update_fn)
+
+
+def _decay_weights(weight_decay: Any, mask: Any, *, coupled: bool) -> optax.GradientTransformation:
+    """`optax.add_decayed_weights` on the parameters that a mask picks."""
+    decay = optax.add_decayed_weights(weight_decay)
+
+    def mask_of(params):
+        # A function gets the parameters: `optax.masked` would give it gradients, None among them.
+        booleans = mask(params) if callable(mask) else mask
+        check_weight_decay_mask(booleans, params)
+        return booleans
 
     def init_fn(params):
-        return chain(params).init(params)
+        if mask is not None and jax.tree.leaves(
+            params
+        ):  # the placeholder of Optax's tools has none
+            mask_of(params)
+        return decay.init(params)
 
-    def update_fn(updates, state, params=None, **extra_args):
-        _state_checks.check_state("adadelta", state, _is_chain_state(state))
-        if decays:
-            _validation.check_weight_decay_has_params(params)
-        if params is None:
-            _validation.check_are_gradients(updates)
-        else:
-            _validation.check_gradients(updates, params, "parameters")
-        grads = updates
-        updates, state = chain(params).update(grads, state, params, **extra_args)
-        updates = jax.tree.map(_like_gradient, grads, updates, is_leaf=lambda x: x is None)
-        if params is not None:
-            state = _written_after(optax.apply_updates(params, updates), state)
-        return updates, state
+    def update_fn(updates, state, params=None):
+        decayed, state = decay.update(updates, state, params)
+        if coupled:
+            decayed = keep_decayed_gradients(decayed)
+        if mask is not None:
+            decayed = jax.tree.map(
+                lambda decays, plain, decayed: decayed if decays else plain,
+                mask_of(params),
+                updates,
+                decayed,
+            )
+        return decayed, state
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _is_chain_state(state: Any) -> bool:
-    parts = state if type(state) is tuple else ()
-    return any(isinstance(part, ScaleByAdadeltaState) for part in parts)
+    return optax.GradientTransformation(init_fn, update_fn)
 
 
-def _like_gradient(grad, update):
-    """The update in its gradient's dtype, and zero where there is no gradient."""
+def _cast_to_gradient_dtype(grad: Any, update: Any) -> Any:
+    """The update in the dtype of its gradient; zero where there is no gradient."""
     if grad is None:
         return jax.tree.map(jnp.zeros_like, update)
     return update.astype(jnp.result_type(grad))
 
 
-def _computed_once(decay: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Coupled weight decay whose result a compiler for CPUs keeps, instead of deriving it anew.
-
-    All three passes of `_written_after` need g + λθ. Left to itself, XLA lets each add it up, and
-    copies θ for those that come after θ is overwritten. It does not repeat a division, though, and
-    so keeps what has been divided by one: as many bytes of scratch as the copy, but fewer to move.
-    """
-
-    def kept(grad):
-        # Division by one is no identity in complex numbers, and half precision is kept in float32.
-        if jnp.iscomplexobj(grad) or grad.dtype.itemsize < 4:
-            return grad
-        return grad / jnp.where(_never(grad), 2, 1).astype(grad.dtype)
-
-    def update_fn(updates, state, params=None):
-        updates, state = decay.update(updates, state, params)
-        on_cpu = partial(jax.tree.map, kept)
-        return lax.platform_dependent(updates, cpu=on_cpu, default=lambda same: same), state
-
-    return optax.GradientTransformation(decay.init, update_fn)
-
-
-def _written_after(new_params: Any, chain_state: Any) -> Any:
-    """The state of the chain, whose u a compiler for CPUs now writes after `new_params`.
-
-    XLA's CPU backend makes one pass over memory for each result: v, from which the others follow,
-    then the parameters and u. Where parameters and state are donated, each is overwritten in place.
-    But the pass that writes the parameters reads the old u, and nothing says that it goes first, so
-    XLA would copy u. Here u is made to depend on the new parameters. Where v is rounded to be
-    stored, the others follow from the old v, and v is made to depend on u.
-
-    `new_params` is the expression that the caller is about to evaluate, and costs nothing then.
-    Other platforms, on which one pass writes all three, get the state as it is.
-    """
-
-    def in_order(new_params, state):
-        acc_delta = jax.tree.map(after, new_params, state.acc_delta)
-        square_avg = jax.tree.map(
-            lambda _, u, v: after(written(u), v) if written(v).dtype.itemsize < 4 else v,
-            new_params,
-            acc_delta,
-            state.square_avg,
-        )
-        return state._replace(acc_delta=acc_delta, square_avg=square_avg)
-
-    def after(other, accumulator):
-        return jax.tree.map(
-            lambda x: _depending_on(other, x) if alike(other, x) else x, accumulator
-        )
-
-    def alike(x, y):
-        return x.shape == y.shape and jax.typeof(x).sharding == jax.typeof(y).sharding
-
-    def written(accumulator):
-        return jax.tree.leaves(accumulator)[0]
-
-    def written_after(state):
-        if not isinstance(state, ScaleByAdadeltaState):
-            return state
-        return lax.platform_dependent(
-            new_params, state, cpu=in_order, default=lambda _, state: state
-        )
-
-    return tuple(map(written_after, chain_state))
-
-
-@jax.jit  # so that leaves of one shape and dtype are traced once
-def _depending_on(other: jax.Array, value: jax.Array) -> jax.Array:
-    """`value`, bit for bit, chosen on a condition on `other` that never holds.
-
-    (A bfloat16 NaN stays a NaN, but XLA's CPU backend, which computes in float32, may change its
-    payload.)
-    """
-    return lax.select(_never(other), jnp.zeros_like(value), value)
-
-
-def _never(x: jax.Array) -> jax.Array:
-    """False everywhere, as nothing is below minus infinity.
-
-    XLA does not know; LLVM, which compiles a pass once XLA has planned it, does, and drops the
-    condition and whatever is read for it alone.
-    """
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
-        x = x.astype(jnp.float32)
-    return jnp.real(lax.stop_gradient(x)) < -jnp.inf
+def _is_none(node: Any) -> bool:
+    return node is None

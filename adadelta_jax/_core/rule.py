@@ -14,6 +14,7 @@ def update_rule(
     *,
     rho: jax.typing.ArrayLike,
     eps: jax.typing.ArrayLike,
+    one_minus_rho: jax.typing.ArrayLike | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     r"""One step of Adadelta for every coordinate of one real array.
 
@@ -25,32 +26,31 @@ def update_rule(
     \end{aligned}
     $$
 
-    where the last product is $(1 - \rho) \Delta^2$. One root of a quotient rounds less often
-    than a quotient of two roots. The two quotients differ on purpose: a compiler that computes each
-    result in a pass of its own then finds nothing costly to share between the passes, and so keeps
-    nothing in memory between them.
+    where the last product is $(1 - \rho) \Delta^2$.
 
-    Every step stays within the range of the dtype. A gradient whose square would not fit, an
-    infinite one too, counts as the largest whose square does (1.8e19 in float32), so that v
-    saturates instead of becoming infinite; so does u. In ``v + eps`` an ε counts as
-    2²² of the smallest normal number (4.9e-32 in float32) at least, so that a zero gradient gives a
-    zero update, and g can be divided by the root.
+    Every step stays within the range of the dtype. A gradient whose square would overflow, an
+    infinite one too, counts as the largest whose square does not (1.8e19 in float32), so that v
+    saturates instead of becoming infinite; so does u. In the denominator ε is at least 2²² times
+    the smallest normal number (4.9e-32 in float32), so that a zero gradient gives a zero update.
 
     Args:
         grad: The gradient g, float32 or float64, of any shape.
-        square_avg: v = E[g²], at least 0, like ``grad``.
-        acc_delta: u = E[Δx²], at least 0, like ``grad``.
+        square_avg: v = E[g²], at least 0, of the shape and dtype of ``grad``.
+        acc_delta: u = E[Δx²], at least 0, of the shape and dtype of ``grad``.
         rho: Decay rate of both averages, in [0, 1].
         eps: Added to both averages inside the root, in [0, 1e30].
+        one_minus_rho: 1 - ρ, where the caller knows it more exactly than ``rho`` tells. None: it
+            is computed from ``rho``.
 
     Returns:
-        The triple ``(delta, square_avg, acc_delta)``: Δ, and the new v and u, all like ``grad``.
+        The triple ``(delta, square_avg, acc_delta)``: Δ, and the new v and u, all of the shape and
+        dtype of ``grad``.
 
     Source: Zeiler (2012), arXiv:1212.5701, Algorithm 1.
     """
     dtype = grad.dtype
     info = jnp.finfo(dtype)
-    one_minus_rho = jnp.asarray(1 - rho, dtype)  # subtracted first: a Python float is a double
+    one_minus_rho = jnp.asarray(1 - rho if one_minus_rho is None else one_minus_rho, dtype)
     rho, eps = jnp.asarray(rho, dtype), jnp.asarray(eps, dtype)
     limit = math.sqrt(info.max) * (1 - 2**-12)
 
@@ -60,8 +60,12 @@ def update_rule(
     u_eps = acc_delta + eps
     v_eps = square_avg + jnp.maximum(eps, info.tiny * 2**22)
 
-    scale = _power_of_two_near_inverse_root(v_eps)  # scaling is exact
+    # One root of a quotient rounds less often than a quotient of two roots. The power of two keeps
+    # the quotient within the range of the dtype, and scaling by it is exact.
+    scale = _power_of_two_near_inverse_root(v_eps)
     delta = _root(u_eps / (v_eps * scale * scale)) * (grad * scale)
+    # Not spelled as delta squared: a compiler that computes each result in a pass of its own then
+    # finds nothing costly that two passes share, and so keeps nothing in memory between them.
     acc_delta = rho * acc_delta + weighted_square / v_eps * u_eps
     return delta, square_avg, lax.min(acc_delta, jnp.full_like(acc_delta, info.max))
 
@@ -73,45 +77,43 @@ def upper_bounds(
     *,
     rho: jax.typing.ArrayLike,
     eps: jax.typing.ArrayLike,
+    one_minus_rho: jax.typing.ArrayLike | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    r"""What v and u are at most after a step, where |g|, v and u are at most the given ones before.
+    """Upper bounds of v and u after a step, from upper bounds of |g|, v and u before it.
 
-    No more is known of where each is largest. v is at least half as large somewhere. u follows from
-    $(1 - \rho) \Delta^2 \le u + \varepsilon$, since v is at least $(1 - \rho) g^2$; it
-    is at least $\rho / (1 + \rho)$ times as large somewhere, unless it is less than ε.
-    Both are NaN where a gradient is.
+    Where a gradient is NaN, both are NaN.
     """
-    _, square_avg, _ = update_rule(grad, square_avg, acc_delta, rho=rho, eps=eps)
-    most = rho * acc_delta + (acc_delta + eps)
-    acc_delta = lax.min(most, jnp.full_like(most, jnp.finfo(most.dtype).max))
+    _, square_avg, _ = update_rule(
+        grad, square_avg, acc_delta, rho=rho, eps=eps, one_minus_rho=one_minus_rho
+    )
+    dtype = grad.dtype
+    rho, eps = jnp.asarray(rho, dtype), jnp.asarray(eps, dtype)
+    # (1 - ρ) Δ² is at most u + ε, because v is at least (1 - ρ) g².
+    bound = rho * acc_delta + (acc_delta + eps)
+    acc_delta = lax.min(bound, jnp.full_like(bound, jnp.finfo(dtype).max))
     return square_avg, jnp.where(jnp.isnan(square_avg), jnp.nan, acc_delta)
 
 
 @jax.custom_jvp
 def _root(x: jax.Array) -> jax.Array:
-    """√x, whose derivative at zero counts as zero.
-
-    Only with an ε of 0 and u still 0 is the root that of zero, and then the update stays zero
-    whatever the gradient: the derivative by it is zero, and not infinity times zero.
-    """
+    """√x, with a derivative of zero at zero."""
     return lax.sqrt(x)
 
 
 @_root.defjvp
 def _root_jvp(primals, tangents):
+    # x is zero only where ε and u are. The update then stays zero for every gradient, so its
+    # derivative is zero, and not infinity times zero.
     root = _root(*primals)
     slope = jnp.where(root > 0, 0.5 / jnp.where(root > 0, root, 1), 0)
     return root, tangents[0] * slope
 
 
 def _power_of_two_near_inverse_root(x: jax.Array) -> jax.Array:
-    """The power of two s, for every positive normal x, for which x·s² lies in [2²¹, 2²³).
-
-    There x·s² can divide, and s multiply, whatever √x can divide, without leaving the range.
-
-    It is found on the bit pattern: shifted right by one place, the pattern's exponent is halved. To
-    differentiation a bit pattern is a constant, and so is s; what it scales is scaled back.
-    """
+    """The power of two s with x·s² in [2²¹, 2²³), for positive normal x."""
+    # In that interval x·s² can divide, and s multiply, whatever √x can divide, without leaving the
+    # range. Shifting the bit pattern right by one halves its exponent. Differentiation takes a bit
+    # pattern for a constant, and so s, whose effect cancels.
     info = jnp.finfo(x.dtype)
     integer = jnp.int32 if info.bits == 32 else jnp.int64
     exponent_one = 1 << info.nmant

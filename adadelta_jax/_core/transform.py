@@ -1,19 +1,19 @@
 """`scale_by_adadelta`: the update rule over a pytree, and its state."""
 
-from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
-from adadelta_jax._storage import formats as _accumulators
-from adadelta_jax._checks import states as _state_checks
-from adadelta_jax._checks import step as _validation
-from adadelta_jax._checks.trees import is_leaf
+from adadelta_jax._checks.settings import check_accumulator_dtype, check_eps, check_rho
+from adadelta_jax._checks.step import check_params, check_state, check_step
 from adadelta_jax._core.rule import update_rule, upper_bounds
+from adadelta_jax._storage import formats
+from adadelta_jax._storage.float8 import block_maxima
 
 
 class ScaleByAdadeltaState(NamedTuple):
@@ -103,45 +103,64 @@ def scale_by_adadelta(
 
     Source: Zeiler (2012), [arXiv:1212.5701](https://arxiv.org/abs/1212.5701), Algorithm 1.
     """
-    _validation.check_rho(rho)
-    _validation.check_eps(eps)
-    _validation.check_accumulator_dtype(accumulator_dtype)
+    scale = unchecked_scale_by_adadelta(rho, eps, accumulator_dtype=accumulator_dtype)
 
-    # Compiled by itself, so that leaves of one shape and dtype are traced once.
-    step = jax.jit(partial(_step, rho=rho, eps=eps))
+    def update_fn(updates, state, params=None):
+        check_state("scale_by_adadelta", state, ScaleByAdadeltaState)
+        check_step(updates, state, params)
+        return scale.update(updates, state, params)
+
+    return optax.GradientTransformation(scale.init, update_fn)
+
+
+def adadelta_states(state: optax.OptState) -> list[ScaleByAdadeltaState]:
+    """Every `ScaleByAdadeltaState` in a state, at any depth."""
+    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, ScaleByAdadeltaState))
+    return [node for node in nodes if isinstance(node, ScaleByAdadeltaState)]
+
+
+def unchecked_scale_by_adadelta(
+    rho: jax.typing.ArrayLike, eps: jax.typing.ArrayLike, *, accumulator_dtype: Any
+) -> optax.GradientTransformation:
+    """`scale_by_adadelta` for a caller that has checked what it passes to `update`."""
+    check_rho(rho)
+    check_eps(eps)
+    check_accumulator_dtype(accumulator_dtype)
+    # Subtracted in Python, whose float is a double, where rho is one.
+    one_minus_rho = 1 - rho if isinstance(rho, (int, float)) else None
+    settings = {"rho": rho, "eps": eps, "one_minus_rho": one_minus_rho}
 
     def init_fn(params):
-        _validation.check_params(params)
+        check_params(params)
 
         def zeros():
-            return jax.tree.map(lambda p: _accumulators.zeros(p, accumulator_dtype), params)
+            return jax.tree.map(lambda p: formats.zeros(p, accumulator_dtype), params)
 
         return ScaleByAdadeltaState(jnp.zeros([], jnp.int32), zeros(), zeros())
 
     def update_fn(updates, state, params=None):
-        is_ours = isinstance(state, ScaleByAdadeltaState)
-        _state_checks.check_state("scale_by_adadelta", state, is_ours)
-        _state_checks.check_accumulators("state", [state])
-        shapes = _accumulators.shapes(state.square_avg)
-        _validation.check_gradients(updates, shapes, "accumulators")
-        _state_checks.check_same_shapes(shapes, _accumulators.shapes(state.acc_delta))
-        grads, structure = jax.tree.flatten(updates, is_leaf=is_leaf)
-        square_avgs = structure.flatten_up_to(state.square_avg)
+        square_avgs, structure = jax.tree.flatten(
+            state.square_avg, is_leaf=formats.is_accumulator_or_none
+        )
         acc_deltas = structure.flatten_up_to(state.acc_delta)
-        like = structure.flatten_up_to(shapes if params is None else params)
+        grads = structure.flatten_up_to(updates)
+        param_leaves = square_avgs if params is None else structure.flatten_up_to(params)
+        count = _int32(state.count)
 
         deltas = []
-        for i, (grad, param) in enumerate(zip(grads, like, strict=True)):
-            if grad is None:
-                deltas.append(None if param is None else jnp.zeros_like(param))
-                continue
-            delta, square_avgs[i], acc_deltas[i] = step(
-                jnp.asarray(grad), square_avgs[i], acc_deltas[i], state.count, i
-            )
-            deltas.append(delta)
+        for i, (grad, param) in enumerate(zip(grads, param_leaves, strict=True)):
+            if square_avgs[i] is None:
+                deltas.append(None)
+            elif grad is None:
+                deltas.append(jnp.zeros_like(formats.values(param)))
+            else:
+                delta, square_avgs[i], acc_deltas[i] = _step(
+                    jnp.asarray(grad), square_avgs[i], acc_deltas[i], settings, count, i
+                )
+                deltas.append(delta)
 
         return structure.unflatten(deltas), ScaleByAdadeltaState(
-            jnp.asarray(optax.safe_increment(state.count)),
+            jnp.asarray(optax.safe_increment(count)),
             structure.unflatten(square_avgs),
             structure.unflatten(acc_deltas),
         )
@@ -149,42 +168,48 @@ def scale_by_adadelta(
     return optax.GradientTransformation(init_fn, update_fn)
 
 
-def _step(grad, square_avg, acc_delta, count, leaf, *, rho, eps):
+# One function for all optimizers, with their settings as operands: an optimizer made anew, or with
+# other settings, as `optax.inject_hyperparams` makes one at every step, compiles nothing anew.
+@jax.jit
+def _step(grad, square_avg, acc_delta, settings, count, leaf_index):
     """The update and the new accumulators of one parameter: load, rule, store."""
-    dtype = _accumulators.promoted(grad.dtype, square_avg.dtype, jnp.float32)
-    rho, eps = (_in_precision_of(dtype, setting) for setting in (rho, eps))
+    dtype = formats.promote(grad.dtype, square_avg.dtype, jnp.float32)
+    settings = {name: _real(setting, dtype) for name, setting in settings.items()}
     delta, new_square_avg, new_acc_delta = _rule_on_real_parts(
         grad.astype(dtype),
-        _accumulators.load(square_avg, dtype),
-        _accumulators.load(acc_delta, dtype),
-        rho=rho,
-        eps=eps,
+        formats.load(square_avg, dtype),
+        formats.load(acc_delta, dtype),
+        **settings,
     )
-    at_most = (None, None)
-    if _accumulators.is_accumulator(square_avg):
-        largest = map(_accumulators.largest_in_blocks, (grad, square_avg, acc_delta))
-        at_most = upper_bounds(*largest, rho=rho, eps=eps)
+    count = jnp.max(count)  # a state made by `jax.vmap` has a count for each member
+    bounds = (None, None)
+    if formats.is_accumulator(square_avg):
+        bounds = upper_bounds(*map(block_maxima, (grad, square_avg, acc_delta)), **settings)
     results = (
         delta.astype(grad.dtype),
-        _accumulators.store(new_square_avg, square_avg, (count, leaf, 0), at_most[0]),
-        _accumulators.store(new_acc_delta, acc_delta, (count, leaf, 1), at_most[1]),
+        formats.store(new_square_avg, square_avg, (count, leaf_index, 0), bounds[0]),
+        formats.store(new_acc_delta, acc_delta, (count, leaf_index, 1), bounds[1]),
     )
-    return jax.tree.map(_sharded_like, results, (grad, square_avg, acc_delta))
+    return jax.tree.map(_reshard_like, results, (grad, square_avg, acc_delta))
 
 
-def _in_precision_of(dtype, setting):
-    """A setting as a real number as precise as `dtype`.
-
-    `optax.inject_hyperparams` gives it the dtype of the first parameter, which may be complex.
-    """
-    if isinstance(setting, (int, float)):
-        return setting
-    return jnp.real(setting).astype(jnp.finfo(dtype).dtype)
+def _real(setting, dtype):
+    """A setting as a real number of the precision of `dtype`."""
+    # `optax.inject_hyperparams` gives settings the dtype of the first parameter, maybe complex.
+    return None if setting is None else jnp.real(setting).astype(jnp.finfo(dtype).dtype)
 
 
-def _sharded_like(array, like):
-    """The array sharded as `like` is, where shardings are explicit: in the arrays' types."""
-    sharding = jax.typeof(like).sharding
+def _int32(count):
+    """A count of any integer type as an int32, saturated as the count of a run is."""
+    limit = jnp.iinfo(jnp.int32).max
+    if not isinstance(count, jax.Array):
+        return jnp.asarray(np.minimum(count, limit), jnp.int32)
+    return count if count.dtype == jnp.int32 else jnp.minimum(count, limit).astype(jnp.int32)
+
+
+def _reshard_like(array, reference):
+    """The array sharded as `reference` is, where shardings are explicit: in the arrays' types."""
+    sharding = jax.typeof(reference).sharding
     if sharding.mesh.empty or jax.typeof(array).sharding == sharding:
         return array
     return jax.sharding.reshard(array, sharding)

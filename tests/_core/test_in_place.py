@@ -8,8 +8,8 @@ import pytest
 from jax import export
 
 from adadelta_jax import adadelta
-from adadelta_jax._storage.formats import BLOCK
-from adadelta_jax._core.optimizer import _computed_once, _depending_on
+from adadelta_jax._core.in_place import _depend_on, keep_decayed_gradients
+from adadelta_jax._storage.float8 import BLOCK
 
 BYTES_PER_FLOAT = 4
 SHAPE = (512, 512)
@@ -127,12 +127,12 @@ def test_coupled_weight_decay_of_half_precision_needs_no_more_scratch_than_in_op
 def test_keeping_the_decayed_gradient_changes_no_value(dtype):
     values = jnp.asarray(special_values("float32" if dtype == "complex64" else dtype))
     values = values.astype(dtype)
-    kept, _ = jax.jit(_computed_once(optax.identity()).update)(values, optax.EmptyState())
+    kept = jax.jit(keep_decayed_gradients)(values)
     np.testing.assert_array_equal(kept.astype("complex64"), values.astype("complex64"))
 
 
 def test_the_order_of_writing_is_what_does_away_with_the_scratch(monkeypatch):
-    monkeypatch.setattr("adadelta_jax._core.optimizer._depending_on", lambda other, value: value)
+    monkeypatch.setattr("adadelta_jax._core.in_place._depend_on", lambda other, value: value)
     assert scratch_per_parameter(compiled_step(adadelta())) >= BYTES_PER_FLOAT
     assert scratch_per_parameter(compiled_step(adadelta(accumulator_dtype="bfloat16"))) >= 4
     assert scratch_per_parameter(compiled_step(adadelta(accumulator_dtype="int8"))) >= 2
@@ -189,7 +189,7 @@ def bits(array):
 def test_the_order_changes_no_bit_of_any_value(dtype, other_dtype):
     with jax.enable_x64(True):
         values, others = np.meshgrid(special_values(dtype), special_values(other_dtype)[:40])
-        for transformed in (jax.jit(_depending_on), jax.jit(jax.vmap(_depending_on))):
+        for transformed in (jax.jit(_depend_on), jax.jit(jax.vmap(_depend_on))):
             result = np.asarray(transformed(jnp.asarray(others), jnp.asarray(values)))
             # XLA's CPU backend computes bfloat16 in float32, which keeps of a NaN that it is one.
             same = bits(result) == bits(values)
@@ -203,7 +203,7 @@ def test_the_order_changes_no_bit_of_complex_values():
     real, imag = np.meshgrid(parts[:40], parts[:40])
     values = np.empty(real.shape, np.complex64)
     values.real, values.imag = real, imag
-    result = jax.jit(_depending_on)(jnp.asarray(values.T.copy()), jnp.asarray(values))
+    result = jax.jit(_depend_on)(jnp.asarray(values.T.copy()), jnp.asarray(values))
     np.testing.assert_array_equal(bits(result.real.copy()), bits(values.real.copy()))
     np.testing.assert_array_equal(bits(result.imag.copy()), bits(values.imag.copy()))
 
@@ -212,15 +212,15 @@ def test_the_order_changes_no_bit_of_complex_values():
 def test_the_order_changes_no_bit_of_codes_whatever_they_follow(dtype):
     codes = np.arange(256, dtype=np.uint8)
     others = codes if dtype == "uint8" else special_values(dtype)[:256]
-    result = jax.jit(_depending_on)(jnp.asarray(others), jnp.asarray(codes))
+    result = jax.jit(_depend_on)(jnp.asarray(others), jnp.asarray(codes))
     np.testing.assert_array_equal(result, codes)
 
 
 def test_the_order_is_the_identity_to_differentiation():
     value, other = jnp.array([1.0, -2.0, 0.0]), jnp.array([jnp.nan, -jnp.inf, 0.0])
-    np.testing.assert_array_equal(jax.jacrev(_depending_on, argnums=1)(other, value), jnp.eye(3))
+    np.testing.assert_array_equal(jax.jacrev(_depend_on, argnums=1)(other, value), jnp.eye(3))
     np.testing.assert_array_equal(
-        jax.jacrev(_depending_on, argnums=0)(other, value), jnp.zeros((3, 3))
+        jax.jacrev(_depend_on, argnums=0)(other, value), jnp.zeros((3, 3))
     )
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from adadelta_jax import ScaleByAdadeltaState, scale_by_adadelta
-from adadelta_jax._storage import formats as _accumulators
-from adadelta_jax._storage.formats import random_bits
+from adadelta_jax._storage.formats import values
+from adadelta_jax._storage.hash_bits import hash_bits
 from tests.results import record
 
 STEPS = 1_000_000 if os.environ.get("ADADELTA_JAX_LONG_RUNS") == "1" else 20_000
@@ -29,7 +29,7 @@ def gradients(t):
     Normal ones; ones with a mean, that shrink a thousandfold as training goes on; ones of which 99
     in 100 are zero; and ones of either sign whose size is anything from 1e-15 to 1e15.
     """
-    bits = random_bits((3, len(STREAMS), COORDINATES), (t,)) >> 8
+    bits = hash_bits((3, len(STREAMS), COORDINATES), (t,)) >> 8
     a, b, c = (bits.astype(jnp.float32) + 0.5) * 2.0**-24
     normal = jnp.sqrt(-2 * jnp.log(a)) * jnp.cos(2 * jnp.pi * b)
     stationary, drifting, sparse, _ = normal
@@ -169,7 +169,7 @@ def test_averages_that_get_no_gradient_come_to_zero_and_are_never_subnormal(
         def idle(state):
             def step(state, _):
                 updates, state = optimizer.update(nothing, state)
-                averages = map(_accumulators.values, (state.square_avg, state.acc_delta))
+                averages = map(values, (state.square_avg, state.acc_delta))
                 loaded = jnp.stack([average.astype(dtype) for average in averages])
                 return state, (jnp.any(is_subnormal(loaded)), jnp.all(updates == 0))
 
@@ -180,7 +180,7 @@ def test_averages_that_get_no_gradient_come_to_zero_and_are_never_subnormal(
         assert not subnormal.any()
         assert still.all()
         for average in (state.square_avg, state.acc_delta):
-            np.testing.assert_array_equal(_accumulators.values(average), 0)
+            np.testing.assert_array_equal(values(average), 0)
         again, _ = optimizer.update(first, state)
     np.testing.assert_array_equal(again, updates)  # as if it had never had a gradient
 

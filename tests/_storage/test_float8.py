@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adadelta_jax import adadelta, scale_by_adadelta
-from adadelta_jax._storage.formats import BLOCK, Int8Blocks, largest_in_blocks, load, store, zeros
 from adadelta_jax._core.rule import update_rule, upper_bounds
+from adadelta_jax._storage.float8 import BLOCK, Int8Blocks, block_maxima
+from adadelta_jax._storage.formats import load, store, zeros
 
 SEEDS = (7, 3, 0)
 CODES = np.arange(256, dtype=np.uint8)
@@ -52,7 +53,7 @@ def test_a_block_is_256_elements_along_the_last_dimensions(shape, scale_shape):
     largest = np.stack(
         [rows[..., i : i + BLOCK].max(axis=-1) for i in range(0, rows.shape[-1], BLOCK)], axis=-1
     )
-    np.testing.assert_array_equal(largest_in_blocks(jnp.asarray(values)), largest)
+    np.testing.assert_array_equal(block_maxima(jnp.asarray(values)), largest)
     np.testing.assert_array_equal(accumulator.scale, 2 ** np.ceil(np.log2(largest / 1.875)))
     np.testing.assert_allclose(load(accumulator, jnp.float32), values, rtol=1 / 8)
 
@@ -78,18 +79,18 @@ def test_small_and_complex_parameters_are_not_stored_in_blocks(shape, dtype, sto
 
 def test_an_array_smaller_than_a_block_is_one():  # as a device has in `jax.shard_map`
     values = jnp.arange(1.0, 129.0).reshape(8, 16)
-    np.testing.assert_array_equal(largest_in_blocks(values), [128.0])
+    np.testing.assert_array_equal(block_maxima(values), [128.0])
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_the_largest_of_a_block_is_exact_in_half_precision_too(dtype):
     largest = jnp.nextafter(jnp.array(2.0, dtype), jnp.array(0.0, dtype))
     values = jnp.zeros((4, 256), dtype).at[2, 5].set(-largest)
-    np.testing.assert_array_equal(largest_in_blocks(values), [[0], [0], [largest], [0]])
+    np.testing.assert_array_equal(block_maxima(values), [[0], [0], [largest], [0]])
 
 
 def test_the_largest_of_a_block_has_no_derivative():
-    derivative = jax.grad(lambda x: (largest_in_blocks(x) * x[:, :1]).sum())(jnp.ones((2, 256)))
+    derivative = jax.grad(lambda x: (block_maxima(x) * x[:, :1]).sum())(jnp.ones((2, 256)))
     np.testing.assert_array_equal(derivative, np.eye(256)[[0, 0]])
 
 
@@ -142,7 +143,7 @@ def test_a_code_stands_for_what_is_documented():
 @pytest.mark.parametrize("bits", [0, 1, 1 << 31, 2**32 - 1])  # the extremes of what is random
 def test_every_value_of_a_code_is_stored_as_that_code(bits, monkeypatch):
     monkeypatch.setattr(
-        "adadelta_jax._storage.formats.random_bits",
+        "adadelta_jax._storage.formats.hash_bits",
         lambda shape, seeds: jnp.full(shape, bits, jnp.uint32),
     )
     scale = np.ldexp(np.float32(1), np.arange(-93, 127)).astype(np.float32)

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from adadelta_jax import adadelta, carry_over_state, param_groups, scale_by_adadelta
-from adadelta_jax._storage.formats import Int8Blocks, values
-from adadelta_jax._groups import adadelta_states
+from adadelta_jax._core.transform import adadelta_states
+from adadelta_jax._storage.float8 import Int8Blocks
+from adadelta_jax._storage.formats import values
 from adadelta_jax.torch_interop import optimizer_from_torch, optimizer_to_torch
 
 

@@ -7,7 +7,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from adadelta_jax import scale_by_adadelta
-from adadelta_jax._storage.formats import largest_in_blocks, load, shardings, store, zeros
+from adadelta_jax._storage.float8 import block_maxima, shardings
+from adadelta_jax._storage.formats import load, store, zeros
 
 LAYOUTS = [
     ((8, 1024), (None, ("a", "b"))),  # devices hold half a block
@@ -34,12 +35,12 @@ def test_the_largest_of_each_block_is_found_and_stays_where_its_rows_are(shape, 
     values = draw(shape, "float32" if dtype == "int8" else dtype)
     if dtype == "int8":
         values = store(values, zeros(values, "int8"), None)
-    expected, sharding = largest_in_blocks(values), explicit(spec)
+    expected, sharding = block_maxima(values), explicit(spec)
     if dtype == "int8":
         scale = explicit((*spec[: values.scale.ndim - 1],))
         sharding = values._replace(codes=sharding, scale=scale)
     with jax.set_mesh(explicit(spec).mesh):
-        largest = jax.jit(largest_in_blocks)(jax.device_put(values, sharding))
+        largest = jax.jit(block_maxima)(jax.device_put(values, sharding))
     np.testing.assert_array_equal(largest, expected)
     rows = largest.ndim - 1
     assert tuple(jax.typeof(largest).sharding.spec)[:rows] == spec[:rows]

@@ -1,0 +1,107 @@
+"""What lets XLA's CPU backend update donated arrays in place, in few passes over memory.
+
+That backend makes one pass per result. Whatever two passes share, or read after it was overwritten,
+it keeps in scratch memory, which costs more time than the arithmetic. Both functions here return
+what they are given, spelled so that the backend keeps less. Steps outside a trace and other
+platforms go without.
+"""
+
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from adadelta_jax._storage.formats import is_accumulator, is_accumulator_or_none
+
+
+def keep_decayed_gradients(grads: Any) -> Any:
+    """The gradients, which are computed once and kept, instead of in every pass that reads them.
+
+    With coupled weight decay three passes read g + λθ. XLA would add it up in each, and copy θ for
+    those that come after θ is overwritten. Keeping g + λθ takes as much scratch as that copy, 4
+    bytes per parameter, but moves fewer bytes.
+    """
+
+    def keep(grad):
+        # Dividing complex numbers by one is no identity, and half precision is kept in float32.
+        if jnp.iscomplexobj(grad) or grad.dtype.itemsize < 4:
+            return grad
+        # XLA does not repeat a division, and so keeps the quotient.
+        return grad / jnp.where(_always_false(grad), 2, 1).astype(grad.dtype)
+
+    if not _is_traced(grads):
+        return grads
+    return lax.platform_dependent(
+        grads, cpu=lambda grads: jax.tree.map(keep, grads), default=lambda grads: grads
+    )
+
+
+def order_writes(state: Any, params: Any, updates: Any) -> Any:
+    """The `ScaleByAdadeltaState`, whose accumulators are written after the new parameters.
+
+    The pass that writes the parameters reads the old u, but nothing tells XLA that it runs before
+    the pass that overwrites u, so XLA copies u: 4 bytes of scratch per parameter. Here u depends on
+    the new parameters. Where v is rounded to be stored, the other results follow from the old v,
+    and v depends on u.
+    """
+    if not _is_traced(updates):
+        return state
+    acc_deltas, structure = jax.tree.flatten(state.acc_delta, is_leaf=is_accumulator_or_none)
+    square_avgs, params, updates = map(structure.flatten_up_to, (state.square_avg, params, updates))
+    held = [index for index, u in enumerate(acc_deltas) if u is not None]
+    # The expression that the caller evaluates next, so that it costs nothing.
+    new_params = optax.apply_updates([params[i] for i in held], [updates[i] for i in held])
+
+    def in_order(new_params, square_avgs, acc_deltas):
+        for i, new_param in zip(held, new_params, strict=True):
+            acc_deltas[i] = _write_after(new_param, acc_deltas[i])
+            if _array_of(square_avgs[i]).itemsize < 4:
+                square_avgs[i] = _write_after(_array_of(acc_deltas[i]), square_avgs[i])
+        return square_avgs, acc_deltas
+
+    square_avgs, acc_deltas = lax.platform_dependent(
+        new_params, square_avgs, acc_deltas, cpu=in_order, default=lambda _, *states: states
+    )
+    return state._replace(
+        square_avg=structure.unflatten(square_avgs), acc_delta=structure.unflatten(acc_deltas)
+    )
+
+
+def _is_traced(tree: Any) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def _array_of(accumulator: Any) -> jax.Array:
+    """The array of the parameter's shape in an accumulator."""
+    return accumulator.codes if is_accumulator(accumulator) else accumulator
+
+
+def _write_after(other: jax.Array, accumulator: Any) -> Any:
+    """The accumulator, whose arrays of the shape and sharding of `other` depend on it."""
+
+    def depend(array):
+        alike = (
+            array.shape == other.shape and jax.typeof(array).sharding == jax.typeof(other).sharding
+        )
+        return _depend_on(other, array) if alike else array
+
+    return jax.tree.map(depend, accumulator)
+
+
+@jax.jit  # so that leaves of one shape and dtype are traced once
+def _depend_on(other: jax.Array, value: jax.Array) -> jax.Array:
+    """`value`, chosen on a condition on `other` that is always false."""
+    # A bfloat16 NaN may change its payload: XLA's CPU backend selects in float32.
+    return lax.select(_always_false(other), jnp.zeros_like(value), value)
+
+
+def _always_false(x: jax.Array) -> jax.Array:
+    """False everywhere, computed from `x`."""
+    # Nothing is below minus infinity. XLA does not know that, so it keeps the dependency while it
+    # plans the passes. LLVM knows, and drops the comparison when it compiles a pass.
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        x = x.astype(jnp.float32)
+    return jnp.real(lax.stop_gradient(x)) < -jnp.inf
