@@ -53,16 +53,15 @@ crashes: $(VENV)/installed-test-torch  ## end training processes at random momen
 
 benchmarks: $(VENV)/installed-benchmarks  ## measure all that the documents say of speed, memory, state and training (hours)
 	mkdir -p benchmarks/results
-	for name in step_time train_step memory compile_time accumulators; do \
-		$(BIN)/python benchmarks/$$name.py --json benchmarks/results/$$name.json \
+	for each in speed.step_time=step_time speed.train_step=train_step memory.step=memory \
+			speed.compile_time=compile_time accumulators.compare=accumulators \
+			paper.mnist=zeiler_mnist learning_rate_free.compare=learning_rate_free; do \
+		name=$${each#*=}; \
+		$(BIN)/python -m benchmarks.$${each%=*} --json benchmarks/results/$$name.json \
 			--plot docs/images/$$name.png || exit 1; \
 	done
-	for name in zeiler_mnist learning_rate_free; do \
-		$(BIN)/python benchmarks/$$name.py --json benchmarks/results/$$name.json \
-			--plot docs/images/$$name.png || exit 1; \
-	done
-	$(BIN)/python benchmarks/state_bytes.py --json benchmarks/results/state_bytes.json
-	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python -m benchmarks.memory.state_bytes --json benchmarks/results/state_bytes.json
+	$(BIN)/python -m benchmarks.tables
 
 wheel: $(VENV)/installed-dev  ## build the wheel, install it into an empty environment and import it
 	rm -rf dist build/empty-environment

@@ -5,8 +5,8 @@ A document says where it wants a table by two lines, and this command fills in w
     <!-- table NAME -->
     <!-- end table -->
 
-A new table is a function from the folder of the JSON files to Markdown, in one of the modules
-tables_of_*.py, and its line in the `TABLES` of that module.
+A new table is a function from the folder of the JSON files to Markdown, in the tables.py beside its
+benchmark, and a line in the `TABLES` there.
 """
 
 import argparse
@@ -14,24 +14,21 @@ import re
 import sys
 from pathlib import Path
 
-import tables_of_headlines
-import tables_of_learning_rate_free
-import tables_of_numerics
-import tables_of_paper
-import tables_of_speed
-import tables_of_state
+from benchmarks import findings, headlines
+from benchmarks.accumulators import tables as accumulators
+from benchmarks.learning_rate_free import tables as learning_rate_free
+from benchmarks.memory import tables as memory
+from benchmarks.paper import tables as paper
+from benchmarks.speed import tables as speed
 
 ROOT = Path(__file__).parents[1]
 BEGIN = re.compile(r"^<!-- table (\S+) -->$", re.MULTILINE)
 END = "<!-- end table -->"
 
 TABLES = {
-    **tables_of_headlines.TABLES,
-    **tables_of_speed.TABLES,
-    **tables_of_state.TABLES,
-    **tables_of_numerics.TABLES,
-    **tables_of_paper.TABLES,
-    **tables_of_learning_rate_free.TABLES,
+    name: table
+    for module in (headlines, speed, memory, accumulators, findings, paper, learning_rate_free)
+    for name, table in module.TABLES.items()
 }
 
 
@@ -87,7 +84,7 @@ def main() -> None:
     except ValueError as error:
         sys.exit(str(error))
     for where in stale:
-        print(where, "is stale: run benchmarks/tables.py" if check else "written")
+        print(where, "is stale: run python -m benchmarks.tables" if check else "written")
     sys.exit(1 if check and stale else 0)
 
 

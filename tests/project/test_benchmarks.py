@@ -8,16 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from benchmarks.common import agreement, measuring
+
+ROOT = Path(__file__).parents[2]
+MODULES = {
+    "step_time": "speed.step_time",
+    "train_step": "speed.train_step",
+    "compile_time": "speed.compile_time",
+    "memory": "memory.step",
+    "accumulators": "accumulators.compare",
+}
 
 MEDIAN = {"lower_quartile_ms", "median_ms", "upper_quartile_ms"}
 BYTES = {"state_bytes", "scratch_bytes", "accessed_bytes", "scratch_bytes_per_parameter"}
 STAGES = {f"{stage}_median_ms" for stage in ("trace", "lower", "compile")}
-
-
-@pytest.fixture(autouse=True)
-def import_path(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
 
 
 @pytest.mark.parametrize(
@@ -55,11 +59,13 @@ def test_a_benchmark_prints_a_table_and_writes_json_and_a_plot(
     tmp_path, name, work, contenders, keys
 ):
     report_path, plot_path = tmp_path / "report.json", tmp_path / "plot.svg"
-    command = [sys.executable, BENCHMARKS / f"{name}.py", "--quick", "--only", work]
+    command = [sys.executable, "-m", f"benchmarks.{MODULES[name]}", "--quick", "--only", work]
     command += ["--contenders", *contenders.split(), "--json", report_path, "--plot", plot_path]
     if name == "accumulators":
         command += ["--runs", tmp_path / "runs"]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=80).stdout
+    printed = subprocess.run(
+        command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=80
+    ).stdout
 
     report = json.loads(report_path.read_text())
     assert report["benchmark"] == name
@@ -75,8 +81,6 @@ def test_a_benchmark_prints_a_table_and_writes_json_and_a_plot(
 
 
 def test_contenders_take_turns():
-    import measuring
-
     calls = []
     steps = {name: lambda name=name: calls.append(name) for name in "ABC"}
     seconds = measuring.time_in_turn(steps, rounds=4, turn_seconds=0)
@@ -86,8 +90,6 @@ def test_contenders_take_turns():
 
 @pytest.mark.parametrize("wrong", [1.01, np.nan])
 def test_a_contender_that_computes_other_numbers_is_not_reported(wrong):
-    import agreement
-
     start, expected = [np.zeros(3), np.zeros(2)], [np.ones(3), np.full(2, 0.5)]
     found = {"right": expected, "other": [np.ones(3), np.array([0.5, wrong * 0.5])]}
     with pytest.raises(ArithmeticError, match="other computed other numbers"):
@@ -97,7 +99,6 @@ def test_a_contender_that_computes_other_numbers_is_not_reported(wrong):
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_the_check_compares_with_adadelta_as_torch_defines_it(weight_decay):
-    import agreement
     import torch
 
     param, grad = np.array([1.0, -2.0, 3e-3]), np.array([0.5, -1e-3, 0.0])

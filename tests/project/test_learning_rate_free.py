@@ -12,33 +12,39 @@ import numpy as np
 import optax
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from benchmarks.learning_rate_free import curves, tasks
+from benchmarks.learning_rate_free.compare import (
+    ADAM,
+    CONTENDERS,
+    RATES,
+    average,
+    averaged,
+    compare,
+    main,
+)
+from benchmarks.learning_rate_free.curves import batches, train
+from benchmarks.learning_rate_free.tables import TABLES
+from benchmarks.learning_rate_free.tasks import Examples
 
-
-@pytest.fixture(autouse=True)
-def import_path(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def digits():
-    import small_tasks
-
-    return small_tasks.digits(quick=True)
+    return tasks.digits(quick=True)
 
 
 @pytest.fixture
 def trained(monkeypatch):
     """Replaces training by taking notes: which runs were asked for, and a score for each."""
-    import learning_curves
 
     def train(task, contender, learning_rate, seed, held_out):
         notes.append((contender.made_by, learning_rate, seed, held_out))
         distance = abs(np.log(learning_rate / 0.01)) if learning_rate else 1.0
-        return learning_curves.Run(distance + 0.1 * seed, 2.0, [1.5], [1.0])
+        return curves.Run(distance + 0.1 * seed, 2.0, [1.5], [1.0])
 
     notes = []
-    monkeypatch.setattr(learning_curves, "train", train)
+    monkeypatch.setattr(curves, "train", train)
     return notes
 
 
@@ -50,12 +56,21 @@ def trained(monkeypatch):
 def quick_run(request, tmp_path_factory):
     """The tasks of a quick run, what it printed, its report and its plot."""
     (tasks, contenders), folder = request.param, tmp_path_factory.mktemp("quick_run")
-    command = [sys.executable, BENCHMARKS / "learning_rate_free.py", "--quick", "--only", *tasks]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.learning_rate_free.compare",
+        "--quick",
+        "--only",
+        *tasks,
+    ]
     command += ["--json", folder / "report.json", "--plot", folder / "plot.svg"]
     command += ["--runs", folder / "runs"]
     command += ["--contenders", *contenders] if contenders else []
     hurried = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # in compilation
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=hurried)
+    done = subprocess.run(
+        command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, env=hurried
+    )
     report = json.loads((folder / "report.json").read_text())
     return tasks, done.stdout, report, (folder / "plot.svg").read_text()
 
@@ -86,9 +101,6 @@ def test_every_contender_starts_from_the_same_loss_and_ends_at_another(quick_run
 
 
 def test_another_seed_is_another_start_and_other_batches(digits):
-    from learning_curves import batches, train
-    from learning_rate_free import ADAM
-
     runs = [train(digits, ADAM, 1e-3, seed, "test") for seed in (0, 0, 1)]
     assert runs[0] == runs[1]
     assert runs[0].start_loss != runs[2].start_loss
@@ -105,10 +117,6 @@ def test_validation_examples_are_never_trained_or_tested_on(digits):
 
 
 def test_schedule_free_is_judged_by_its_eval_params(digits):
-    from learning_curves import batches, train
-    from learning_rate_free import CONTENDERS
-    from small_tasks import Examples
-
     optimizer, parts = optax.contrib.schedule_free_adamw(), digits.parts(0)
     params = digits.initial_params(jax.random.key(0))
     state = optimizer.init(params)
@@ -131,8 +139,6 @@ def test_schedule_free_is_judged_by_its_eval_params(digits):
 
 
 def test_the_average_of_power_zero_is_the_mean_and_training_goes_on_without_it():
-    from learning_rate_free import average, averaged
-
     optimizer = averaged(optax.sgd(1.0), power=0.0)
     params, seen = np.zeros(2), []
     state = optimizer.init(params)
@@ -147,10 +153,8 @@ def test_the_average_of_power_zero_is_the_mean_and_training_goes_on_without_it()
 def test_an_interrupted_benchmark_does_not_train_finished_runs_again(
     digits, trained, tmp_path, monkeypatch
 ):
-    import learning_curves
-    from learning_rate_free import compare
 
-    names, whole = ["adadelta", "adam_tuned", "dog"], learning_curves.train
+    names, whole = ["adadelta", "adam_tuned", "dog"], curves.train
 
     def stops(*args):
         if len(trained) == 6:
@@ -158,7 +162,7 @@ def test_an_interrupted_benchmark_does_not_train_finished_runs_again(
         return whole(*args)
 
     with monkeypatch.context() as interrupted:
-        interrupted.setattr(learning_curves, "train", stops)
+        interrupted.setattr(curves, "train", stops)
         with pytest.raises(KeyboardInterrupt):
             compare(digits, names, [0, 1], [1000], tmp_path)
     assert len(trained) == 6
@@ -173,8 +177,6 @@ def test_an_interrupted_benchmark_does_not_train_finished_runs_again(
 
 
 def test_a_half_written_run_is_trained_again(digits, trained, tmp_path, monkeypatch):
-    from learning_rate_free import compare
-
     def stops(self, target):
         raise KeyboardInterrupt
 
@@ -187,8 +189,6 @@ def test_a_half_written_run_is_trained_again(digits, trained, tmp_path, monkeypa
 
 
 def test_adam_is_tuned_on_validation_examples_and_other_seeds_alone(digits, trained, tmp_path):
-    from learning_rate_free import ADAM, RATES, compare
-
     (row,) = compare(digits, ["adam_tuned"], [0, 1], [1000, 1001], tmp_path)
     assert row["learning_rate"] == 1e-2  # where the score that stands in for training is best
     tuning = {run for run in trained if run[3] == "validation"}
@@ -200,11 +200,9 @@ def test_adam_is_tuned_on_validation_examples_and_other_seeds_alone(digits, trai
 
 
 def test_an_unknown_contender_is_refused(monkeypatch, capsys):
-    import learning_rate_free
-
     monkeypatch.setattr(sys, "argv", ["learning_rate_free.py", "--contenders", "adadelta", "sgdd"])
     with pytest.raises(SystemExit, match="2"):
-        learning_rate_free.main()
+        main()
     assert "invalid choice: 'sgdd'" in capsys.readouterr().err
 
 
@@ -212,8 +210,6 @@ def test_an_unknown_contender_is_refused(monkeypatch, capsys):
     ("mean", "spread", "winner"), [(0.5, 0.1, "Adadelta"), (-0.5, 0.1, "it"), (0.5, 0.3, "level")]
 )
 def test_the_table_calls_a_difference_within_its_spread_level(tmp_path, mean, spread, winner):
-    from tables_of_learning_rate_free import TABLES
-
     of_task = {"work": "digits", "title": "digits", "score_name": "test error, %"}
     ours = of_task | {"contender": "adadelta", "mean": 3.0, "standard_error": 0.2}
     theirs = of_task | {"contender": "dog", "mean": 3.0 + mean, "standard_error": 0.3}

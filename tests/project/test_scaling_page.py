@@ -14,17 +14,11 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from adadelta_jax import adadelta
 from adadelta_jax.sharding import state_shardings
+from benchmarks.memory import state_bytes
+from benchmarks.speed.step_time import gpt2_shapes
 
 ROOT = Path(__file__).parents[2]
 REPORT = ROOT / "benchmarks" / "results" / "state_bytes.json"
-
-
-@pytest.fixture
-def state_bytes(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    import state_bytes
-
-    return state_bytes
 
 
 def test_every_way_on_the_page_trains_on_eight_devices_as_on_one(tmp_path, monkeypatch):
@@ -47,9 +41,11 @@ def test_every_way_on_the_page_trains_on_eight_devices_as_on_one(tmp_path, monke
 
 def test_the_benchmark_plans_every_layout(tmp_path):
     report_path, plot_path = tmp_path / "report.json", tmp_path / "plot.svg"
-    command = [sys.executable, ROOT / "benchmarks" / "state_bytes.py", "--quick"]
+    command = [sys.executable, "-m", "benchmarks.memory.state_bytes", "--quick"]
     command += ["--json", report_path, "--plot", plot_path]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=80).stdout
+    printed = subprocess.run(
+        command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=80
+    ).stdout
     rows = json.loads(report_path.read_text())["results"]
     full_rows = json.loads(REPORT.read_text())["results"]
     keys = ("work", "devices", "contender")
@@ -89,13 +85,11 @@ def test_the_reported_bytes_are_those_of_the_published_models():
         assert 2 * count / split_state < row["state_bytes_int8"] < 0.7 * expected
 
 
-def test_a_vocabulary_that_the_devices_divide_lets_zero_split_the_embedding(state_bytes):
+def test_a_vocabulary_that_the_devices_divide_lets_zero_split_the_embedding():
     layout = state_bytes.LAYOUTS["tensor parallel x ZeRO-1"]
     least = []
     for vocabulary in (50257, 50304):
-        shapes = state_bytes.step_time.gpt2_shapes(
-            width=768, depth=12, vocabulary=vocabulary, context=1024
-        )
+        shapes = gpt2_shapes(width=768, depth=12, vocabulary=vocabulary, context=1024)
         params = state_bytes.float32(shapes)
         parameters = sum(np.prod(shape) for shape in shapes)
         planned = state_bytes.plan(params, layout, 64)["state_bytes_float32"]

@@ -8,20 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import tables
+
 ROOT = Path(__file__).parents[2]
 BEGIN, END = "<!-- table memory -->", "<!-- end table -->"
 
 
 @pytest.fixture
-def tables(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    import tables
-
-    return tables
-
-
-@pytest.fixture
-def checkout(tables, monkeypatch, tmp_path):
+def checkout(monkeypatch, tmp_path):
     """A copy of the documents and of the JSON files, on which the command works."""
     shutil.copy(ROOT / "README.md", tmp_path)
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
@@ -30,19 +24,19 @@ def checkout(tables, monkeypatch, tmp_path):
     return tmp_path
 
 
-def run(tables, monkeypatch, *arguments):
+def run(monkeypatch, *arguments):
     """The exit status of the command, or the message with which it exits."""
-    monkeypatch.setattr(sys, "argv", ["tables.py", *arguments])
+    monkeypatch.setattr(sys, "argv", ["tables", *arguments])
     with pytest.raises(SystemExit) as exit_:
         tables.main()
     return exit_.value.code
 
 
-def test_every_table_in_the_documents_is_that_of_the_json_files(tables):
+def test_every_table_in_the_documents_is_that_of_the_json_files():
     assert tables.update(ROOT, write=False) == []
 
 
-def test_the_performance_page_has_no_table_that_the_command_does_not_write(tables):
+def test_the_performance_page_has_no_table_that_the_command_does_not_write():
     *regions, outside = (ROOT / "docs" / "performance.md").read_text().split(END)
     assert regions
     for text in [*(tables.BEGIN.split(region)[0] for region in regions), outside]:
@@ -58,7 +52,7 @@ def test_every_ratio_in_the_prose_of_the_performance_page_stands_in_a_table():
     assert in_prose <= in_tables
 
 
-def test_a_stale_table_is_found_and_then_written(tables, checkout, monkeypatch, capsys):
+def test_a_stale_table_is_found_and_then_written(checkout, monkeypatch, capsys):
     path = checkout / "benchmarks" / "results" / "step_time.json"
     report = json.loads(path.read_text())
     for row in report["results"]:
@@ -68,14 +62,14 @@ def test_a_stale_table_is_found_and_then_written(tables, checkout, monkeypatch, 
     document = checkout / "docs" / "performance.md"
     before = document.read_text()
 
-    assert run(tables, monkeypatch, "--check") == 1
+    assert run(monkeypatch, "--check") == 1
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("docs/performance.md: table step_time_bfloat16 is stale")
     assert document.read_text() == before
 
-    assert run(tables, monkeypatch) == 0
+    assert run(monkeypatch) == 0
     assert "98765.4" in document.read_text()
-    assert run(tables, monkeypatch, "--check") == 0
+    assert run(monkeypatch, "--check") == 0
 
 
 @pytest.mark.parametrize(
@@ -89,7 +83,7 @@ def test_a_stale_table_is_found_and_then_written(tables, checkout, monkeypatch, 
     ],
     ids=["unknown", "unclosed", "unclosed before another", "closed twice", "closed before begun"],
 )
-def test_a_region_that_cannot_be_filled_in_is_named(tables, checkout, monkeypatch, region, message):
+def test_a_region_that_cannot_be_filled_in_is_named(checkout, monkeypatch, region, message):
     (checkout / "docs" / "other.md").write_text(f"Words.\n\n{region}")
-    found = run(tables, monkeypatch)
+    found = run(monkeypatch)
     assert re.match(f"docs/other.md: {message}", found)

@@ -11,8 +11,14 @@ import numpy as np
 import optax
 import pytest
 
+from benchmarks.common import reporting
+from benchmarks.paper import mnist, settings
+from benchmarks.paper import network as paper_network
+from benchmarks.paper.mnist import START
+from benchmarks.paper.settings import PAPER, Setting, optimizer
+from benchmarks.paper.tables import TABLES
+
 ROOT = Path(__file__).parents[2]
-BENCHMARKS = ROOT / "benchmarks"
 
 FIGURES = """
         adadelta adadelta adadelta |         sgd  momentum adagrad
@@ -25,23 +31,15 @@ eps=1e-8   2.29   2.13   2.00      | 1e-3  17.01   6.98   5.21
 """
 
 
-@pytest.fixture(autouse=True)
-def import_path(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-
-
 @pytest.fixture
 def task(tmp_path):
-    import zeiler_mnist
-
-    return zeiler_mnist.load(True, None, tmp_path / "runs")
+    return mnist.load(True, None, tmp_path / "runs")
 
 
 @pytest.fixture
 def trained(monkeypatch):
     """The trainings that the benchmark asks for; in place of each there are made-up errors."""
-    import paper_network
-    import zeiler_torch_control
+    from benchmarks.paper import torch_control
 
     calls = []
 
@@ -50,16 +48,16 @@ def trained(monkeypatch):
         return iter([10.0 * len(calls) + epoch for epoch in range(epochs)])
 
     monkeypatch.setattr(paper_network, "errors_by_epoch", errors_by_epoch)
-    monkeypatch.setattr(zeiler_torch_control, "errors_by_epoch", errors_by_epoch)
+    monkeypatch.setattr(torch_control, "errors_by_epoch", errors_by_epoch)
     return calls
 
 
 def test_a_quick_run_prints_its_tables_and_writes_json_and_a_plot(tmp_path):
     report_path, plot_path = tmp_path / "report.json", tmp_path / "plot.svg"
-    command = [sys.executable, BENCHMARKS / "zeiler_mnist.py", "--quick"]
+    command = [sys.executable, "-m", "benchmarks.paper.mnist", "--quick"]
     command += ["--contenders", "adadelta", "sgd", "--runs", tmp_path / "runs"]
     command += ["--json", report_path, "--plot", plot_path]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
     report = json.loads(report_path.read_text())
     assert {"cpu", "cores", "memory_gib", "os", "device"} <= report["machine"].keys()
@@ -79,16 +77,10 @@ def test_a_quick_run_prints_its_tables_and_writes_json_and_a_plot(tmp_path):
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(task, monkeypatch, trained):
-    import paper_network
-    import zeiler_mnist
-    import zeiler_settings
-
     def measure():
-        return zeiler_mnist.measure_paper(
-            task, zeiler_mnist.START, zeiler_settings.QUICK, seeds=range(2)
-        )
+        return mnist.measure_paper(task, mnist.START, settings.QUICK, seeds=range(2))
 
-    networks = 2 * len(zeiler_settings.QUICK)
+    networks = 2 * len(settings.QUICK)
     made_up = paper_network.errors_by_epoch
 
     def interrupted_in_the_second_epoch_of_the_third(*args, **kwargs):
@@ -114,12 +106,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(task, monkeypatch, trained)
 
 @pytest.mark.parametrize("part", [0.0, 0.5, 0.99])
 def test_a_half_written_file_is_not_taken(task, trained, part):
-    import zeiler_mnist
-    import zeiler_settings
-
     def errors():
-        setting = zeiler_settings.CONTROLLED
-        return zeiler_mnist.errors(task, zeiler_mnist.START, setting, 0)
+        setting = settings.CONTROLLED
+        return mnist.errors(task, mnist.START, setting, 0)
 
     assert errors() == errors() == [10.0, 11.0]
     (file,) = task.runs.iterdir()
@@ -132,14 +121,11 @@ def test_a_half_written_file_is_not_taken(task, trained, part):
 
 
 def test_a_run_is_written_at_once_or_not_at_all(task, monkeypatch, trained):
-    import zeiler_mnist
-    import zeiler_settings
-
     def full_disk(*args, **kwargs):
         raise OSError("No space left on device")
 
     def errors():
-        return zeiler_mnist.errors(task, zeiler_mnist.START, zeiler_settings.CONTROLLED, 0)
+        return mnist.errors(task, mnist.START, settings.CONTROLLED, 0)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", full_disk)
@@ -150,16 +136,10 @@ def test_a_run_is_written_at_once_or_not_at_all(task, monkeypatch, trained):
 
 
 def test_whatever_decides_a_networks_errors_makes_another_run(task, monkeypatch, trained):
-    import paper_network
-    import reporting
-    import zeiler_mnist
-    import zeiler_settings
-    from zeiler_mnist import START
-
-    setting = zeiler_settings.CONTROLLED
+    setting = settings.CONTROLLED
 
     def errors(task=task, start=START, setting=setting, seed=0, library="jax"):
-        return zeiler_mnist.errors(task, start, setting, seed, library)
+        return mnist.errors(task, start, setting, seed, library)
 
     errors()
     errors(task._replace(epochs=3))
@@ -171,7 +151,7 @@ def test_whatever_decides_a_networks_errors_makes_another_run(task, monkeypatch,
     errors(library="torch")
     newer = reporting.versions() | {"optax": "99"}
     for module, name, value in (
-        (zeiler_mnist, "RECIPE", zeiler_mnist.RECIPE + 1),
+        (mnist, "RECIPE", mnist.RECIPE + 1),
         (paper_network, "BATCH", 50),
         (reporting, "versions", lambda: newer),
     ):
@@ -183,18 +163,18 @@ def test_whatever_decides_a_networks_errors_makes_another_run(task, monkeypatch,
 
 
 def test_the_control_starts_from_the_same_weights_and_sees_the_same_digits():
-    import paper_network
     import torch
-    import zeiler_torch_control
+
+    from benchmarks.paper import torch_control
 
     params = paper_network.start(3, "torch")
     params = jax.tree.map(lambda param: param + 0.01, params)  # biases that are not zero
-    model = zeiler_torch_control.network(params)
+    model = torch_control.network(params)
     for param, linear in zip(params, [model[0], model[2], model[4]], strict=True):
         np.testing.assert_array_equal(linear.weight.detach().numpy().T, param["weight"])
         np.testing.assert_array_equal(linear.bias.detach().numpy(), param["bias"])
     digits = paper_network.random_digits(100)
-    images, labels = zeiler_torch_control.tensors(digits)
+    images, labels = torch_control.tensors(digits)
     np.testing.assert_array_equal(images, digits.images)
     np.testing.assert_array_equal(labels, digits.labels)
     with torch.no_grad():
@@ -202,31 +182,30 @@ def test_the_control_starts_from_the_same_weights_and_sees_the_same_digits():
     np.testing.assert_allclose(
         found, paper_network.logits(params, digits.images), rtol=1e-4, atol=1e-5
     )
-    assert zeiler_torch_control.error_percent(
-        model, (images, labels)
-    ) == paper_network.error_percent(params, digits)
+    assert torch_control.error_percent(model, (images, labels)) == paper_network.error_percent(
+        params, digits
+    )
 
 
 def test_the_controls_first_epoch_is_ours():
-    import paper_network
     import torch
-    import zeiler_settings
-    import zeiler_torch_control
 
-    setting = zeiler_settings.CONTROLLED
+    from benchmarks.paper import torch_control
+
+    setting = settings.CONTROLLED
     digits = paper_network.random_digits(300)
     key = paper_network.epoch_key(0, 0)
     start = jax.device_get(paper_network.start(0))
 
-    optimizer = zeiler_settings.optimizer(setting)
+    optimizer = settings.optimizer(setting)
     params = paper_network.start(0)
     params, _ = paper_network.train_epoch(optimizer, params, optimizer.init(params), digits, key)
 
-    model = zeiler_torch_control.network(paper_network.start(0))
+    model = torch_control.network(paper_network.start(0))
     of_torch = torch.optim.Adadelta(model.parameters(), lr=1.0, rho=setting.rho, eps=setting.eps)
     batches = np.asarray(paper_network.batches(key, 300))
     assert sorted(batches.ravel()) == list(range(300))
-    zeiler_torch_control.train_epoch(model, of_torch, zeiler_torch_control.tensors(digits), batches)
+    torch_control.train_epoch(model, of_torch, torch_control.tensors(digits), batches)
     for layer, linear in enumerate([model[0], model[2], model[4]]):
         change = np.asarray(params[layer]["weight"]) - start[layer]["weight"]
         theirs = linear.weight.detach().numpy().T - start[layer]["weight"]
@@ -236,8 +215,6 @@ def test_the_controls_first_epoch_is_ours():
 
 
 def test_the_settings_and_figures_are_the_papers():
-    from zeiler_settings import PAPER, Setting
-
     _, methods, _, *lines = FIGURES.splitlines()
     expected = {}
     for line in lines:
@@ -255,8 +232,6 @@ def test_the_settings_and_figures_are_the_papers():
 
 @pytest.mark.parametrize("method", ["adadelta", "sgd", "momentum", "adagrad"])
 def test_an_optimizer_steps_as_the_paper_defines_it(method):
-    from zeiler_settings import Setting, optimizer
-
     eta, rho, eps = 0.1, 0.9, 1e-4
     setting = Setting(method, rho=rho, eps=eps) if method == "adadelta" else Setting(method, eta)
     made = optimizer(setting)
@@ -283,8 +258,6 @@ def test_an_optimizer_steps_as_the_paper_defines_it(method):
 
 @pytest.mark.parametrize(("pixels", "scale"), [("centred", 1), ("standardised", 1 / 0.3081)])
 def test_centred_pixels_have_the_mean_of_the_digits_to_train_on(pixels, scale):
-    import paper_network
-
     train, test = paper_network.random_digits(200), paper_network.random_digits(100)
     mean = np.asarray(train.images).mean(0)
     seen, seen_test = paper_network.scaled(train, test, pixels)
@@ -303,8 +276,6 @@ def test_centred_pixels_have_the_mean_of_the_digits_to_train_on(pixels, scale):
     ],
 )
 def test_weights_start_as_named(initialisation, deviation):
-    import paper_network
-
     _, second, _ = paper_network.start(0, initialisation)
     assert second["weight"].shape == (500, 300)
     np.testing.assert_allclose(second["weight"].std(), deviation, rtol=0.01)
@@ -312,8 +283,6 @@ def test_weights_start_as_named(initialisation, deviation):
 
 
 def test_the_tables_show_what_the_report_holds_and_leave_the_rest_empty(tmp_path):
-    import tables_of_paper
-
     row = {"mean": 1.9, "standard_error": 0.04, "pixels": "p", "initialisation": "i"}
     row |= {"contender": "adadelta rho=0.95 eps=1e-06", "errors": [[3.0, 1.8], [2.5, 2.0]]}
     torch = row | {"contender": "torch", "difference": 0.01, "difference_standard_error": 0.02}
@@ -326,7 +295,7 @@ def test_the_tables_show_what_the_report_holds_and_leave_the_rest_empty(tmp_path
     versions = dict.fromkeys(("python", "jax", "optax", "torch"), "1.2")
     report = {"results": rows, "machine": {"cpu": "c", "cores": 2}, "versions": versions}
     (tmp_path / "zeiler_mnist.json").write_text(json.dumps(report))
-    found = {name: table(tmp_path) for name, table in tables_of_paper.TABLES.items()}
+    found = {name: table(tmp_path) for name, table in TABLES.items()}
     assert "| 2 for `paper` | 2 for `search` | 2 for `control` | c | 2 |" in found["zeiler_run"]
     assert "| ε = 1e-06 |  | 1.90 | 1.90 ± 0.04 | 1.83 |  | 2.05 |" in found["zeiler_adadelta"]
     assert "| η = 1 |  | 2.26 |  | 89.68 |  | 43.76 |" in found["zeiler_others"]

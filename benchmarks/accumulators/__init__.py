@@ -1,0 +1,1 @@
+"""What do narrower accumulators save and cost?"""

@@ -1,0 +1,1 @@
+"""Is Adadelta any good today, beside other optimizers without a learning rate?"""

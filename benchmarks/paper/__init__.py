@@ -1,0 +1,1 @@
+"""Does Adadelta do here what the paper says?"""

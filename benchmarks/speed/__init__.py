@@ -1,0 +1,1 @@
+"""How long do a step, a training step and its compilation take?"""
