@@ -1,4 +1,4 @@
-"""`carry_over_state`: the state of one optimizer as that of another."""
+"""`carry_over_state`: continue with another optimizer from the state of the old one."""
 
 from collections.abc import Container, Mapping
 from typing import Any
@@ -31,36 +31,35 @@ UNEXPORTED_STEP_COUNTS = {"WeightDecaySchedule": "count", "WrappedScheduleState"
 def carry_over_state(
     optimizer: optax.GradientTransformation, params: optax.Params, old_state: optax.OptState
 ) -> optax.OptState:
-    """A state with which another optimizer goes on where the old one stopped.
+    """A state for another optimizer that continues where the old one stopped.
 
-    A run can so thaw layers, gain a head, move parameters to another group or change between
-    [`adadelta`][] and [`param_groups`][]. What is kept, wherever in the states it stands:
+    Use it to thaw layers, add a head, move parameters to another group, or change between
+    [`adadelta`][] and [`param_groups`][]. Kept, at any depth of the states, are:
 
-    * v and u of every parameter that has the same path and shape in both states, converted if the
-      new state stores them otherwise. A parameter of another shape starts from zero, with a
-      warning; so does one without v and u in ``old_state``, silently.
-    * the step count: all counts of [`ScaleByAdadeltaState`][], of schedules, of
-      `optax.inject_hyperparams` and of the gradient steps of `optax.MultiSteps` go on from the
-      largest count of a [`ScaleByAdadeltaState`][] in ``old_state``, so that a schedule goes on
-      too, also for parameters that are new.
+    * the accumulators of every parameter that has the same path and shape in both states, converted
+      if the new state stores them in another format. A parameter of another shape starts from zero
+      with a warning. A parameter without accumulators in ``old_state`` starts from zero.
+    * the step count. All counts of [`ScaleByAdadeltaState`][], of schedules, of
+      `optax.inject_hyperparams` and of the gradient steps of `optax.MultiSteps` continue from the
+      largest count of a [`ScaleByAdadeltaState`][] in ``old_state``, also for new parameters.
 
-    All else is as ``optimizer.init(params)`` makes it: the hyperparameters of
-    `optax.inject_hyperparams` are those of ``optimizer``, the gradients that `optax.MultiSteps`
-    has gathered are dropped, the states of other transformations start afresh.
+    Everything else is as ``optimizer.init(params)`` makes it: the hyperparameters of
+    `optax.inject_hyperparams` are those of ``optimizer``, gradients that `optax.MultiSteps` has
+    gathered are dropped, and the states of other transformations start anew.
 
     Args:
-        optimizer: The transformation with which to go on.
+        optimizer: The transformation to continue with.
         params: Its parameters.
-        old_state: The state so far, or a tuple of states of which the first that holds a
-            parameter's v and u counts. Freezing drops v and u: to bring them back with the thaw,
-            pass ``(state, state_before_freezing)``.
+        old_state: The old state, or a tuple of states, of which the first that holds a parameter's
+            accumulators counts. Freezing drops accumulators: to bring them back with the thaw, pass
+            ``(state, state_before_freezing)``.
 
     Returns:
         A state like ``optimizer.init(params)``. It shares the arrays that it keeps with
-        ``old_state``, sharded as they are.
+        ``old_state``, and keeps their shardings.
 
     Raises:
-        ValueError: If there is no parameter whose v and u both states hold.
+        ValueError: If the two states hold accumulators of no parameter in common.
 
     Examples:
         >>> import jax, jax.numpy as jnp
@@ -94,12 +93,12 @@ def carry_over_state(
     step = jnp.stack([jnp.asarray(state.count) for state in adadelta_states(old_state)]).max()
 
     def carry_over(node):
-        """A node of the new state, with what it and those under it keep of the old state."""
+        """A node of the new state, with all that it keeps of the old state."""
         if jax.tree_util.all_leaves([node]):
             return node
         field = STEP_COUNTS.get(type(node)) or UNEXPORTED_STEP_COUNTS.get(type(node).__name__)
         if field is not None:
-            # A sum, so that each count has a buffer of its own: one in two places can't be donated.
+            # A sum gives each count a buffer of its own: one in two places could not be donated.
             node = node._replace(**{field: getattr(node, field) + step})
         if isinstance(node, ScaleByAdadeltaState):
             return node._replace(
@@ -112,7 +111,7 @@ def carry_over_state(
 
 
 def _accumulators_at(paths: Container[Any], state: optax.OptState) -> dict[Any, tuple[Any, Any]]:
-    """The v and u of the parameters at `paths`: the first that a state holds for each."""
+    """The accumulators of the parameters at `paths`, the first that a state holds for each."""
     found = {}
     for node in adadelta_states(state):
         square_avgs = _nodes_at(paths, node.square_avg)
@@ -123,7 +122,7 @@ def _accumulators_at(paths: Container[Any], state: optax.OptState) -> dict[Any, 
 
 
 def _nodes_at(paths: Container[Any], tree: Any) -> dict[Any, Any]:
-    """The nodes of a tree at `paths`, leaves or not, except empty ones, such as masked ones."""
+    """The nodes of a tree at `paths`, except empty ones, such as masked ones."""
     nodes = jax.tree.leaves_with_path(
         tree, is_leaf=lambda path, _: path in paths, is_leaf_takes_path=True
     )
@@ -131,7 +130,7 @@ def _nodes_at(paths: Container[Any], tree: Any) -> dict[Any, Any]:
 
 
 def _replace_at(nodes: dict[Any, Any], tree: Any) -> Any:
-    """The tree with `nodes` at their paths, except where it is empty there, as if masked."""
+    """The tree with `nodes` at their paths, except where the tree is empty, as if masked."""
     return jax.tree.map_with_path(
         lambda path, node: nodes[path] if path in nodes and jax.tree.leaves(node) else node,
         tree,

@@ -25,23 +25,24 @@ def param_groups(
     groups: Mapping[str, Mapping[str, Any] | None],
     labels: Any | Callable[[optax.Params], Any],
 ) -> optax.GradientTransformationExtraArgs:
-    """Adadelta with settings of its own for each group of parameters, as `optax.partition`.
+    """Adadelta with separate settings for each group of parameters, by `optax.partition`.
 
     Args:
-        groups: For each label, the keyword arguments of [`adadelta`][] for the parameters that bear
-            it, or None to freeze them: their updates are zero, and nothing is stored for them.
-        labels: A pytree of labels like the parameters or a prefix of them, or a function from the
-            parameters to one, such as [`label_by_path`][] makes. `update` calls it with the
-            parameters, or, where they are not passed, with the gradients.
+        groups: For each label, the keyword arguments of [`adadelta`][] for its parameters, or None
+            to freeze them: their updates are zero, and nothing is stored for them.
+        labels: A pytree of labels like the parameters or a prefix of them, or a function that
+            returns one for the parameters, such as [`label_by_path`][] makes. `update` calls it
+            with the parameters, or with the gradients if it gets no parameters.
 
     Returns:
         An `optax.GradientTransformationExtraArgs`. A gradient of None gives a zero update and
         leaves v and u alone; in a frozen group, `update` needs ``params`` for that.
 
     Raises:
-        ValueError: If a setting of a group is out of range, or, from `init`, if a label has no
-            group, a group has no parameter, or the labels do not match the parameters. From
-            `update`, if the labels do not match the gradients, and as from [`adadelta`][].
+        ValueError: If a setting of a group is out of range. From `init`, if a label has no group, a
+            group has no parameter, or the labels do not match the parameters. From `update`, if
+            the labels do not match the gradients or the state belongs to other groups, and as from
+            [`adadelta`][].
         TypeError: If a label is not a string, a group is not a mapping or None, or has a keyword
             that [`adadelta`][] does not take or a setting of the wrong type.
 
@@ -71,7 +72,7 @@ def param_groups(
 
     def labels_of(tree):
         if not leaves_with_path(tree):
-            return tree  # the placeholder of `optax.tree_utils.tree_map_params` needs no labels
+            return tree  # the placeholder of `optax.tree.map_params` needs no labels
         return labels(tree) if is_function else labels
 
     def init_fn(params):
@@ -102,25 +103,26 @@ def _group(label: str, settings: Mapping[str, Any] | None) -> optax.GradientTran
 
 
 def _no_step(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
-    """Zeros: like the parameters where these are known, as a gradient may be None."""
+    """Zeros."""
+    # Like the parameters where these are known, because a gradient may be None.
     return jax.tree.map(jnp.zeros_like, updates if params is None else params)
 
 
 def label_by_path(rules: Mapping[str, str], default: str) -> Callable[[optax.Params], Any]:
     """Label parameters by their paths: a function to pass to [`param_groups`][] as ``labels``.
 
-    A path is written as error messages write it: the keys, indices and attributes that lead to the
-    parameter, joined by slashes, as in ``encoder/layers/0/kernel``.
+    A path is the keys, indices and attributes that lead to the parameter, joined by slashes, as in
+    ``encoder/layers/0/kernel``. Error messages name parameters by the same paths.
 
     Args:
-        rules: Labels by regular expression. The first rule, in the mapping's order, whose
-            expression is found anywhere in the path (`re.search`) decides. Anchor an expression
-            with ``^`` and ``$`` to match from the start and to the end.
-        default: The label of the parameters to which no rule applies.
+        rules: Labels by regular expression. The first rule whose expression is found in the path
+            (`re.search`) decides. Anchor an expression with ``^`` and ``$`` to match from the start
+            and to the end.
+        default: The label of parameters to which no rule applies.
 
     Returns:
-        A function from parameters, or gradients with None among them, to a tree of labels. It
-        raises a ValueError if a rule applies to no parameter.
+        A function that returns a tree of labels for parameters or gradients. It raises a
+        ValueError if a rule applies to no parameter.
 
     Raises:
         ValueError: If an expression is not a regular expression.
@@ -154,7 +156,7 @@ def label_by_path(rules: Mapping[str, str], default: str) -> Callable[[optax.Par
                     return label
             return default
 
-        # None is a leaf here, so that gradients are labelled as the parameters are.
+        # None is a leaf here, so that gradients get the labels of their parameters.
         tree = jax.tree.map_with_path(label_of, params, is_leaf=is_leaf)
         check_rules_apply(rules, applied, params)
         return tree

@@ -1,4 +1,4 @@
-"""`with_step_hooks`: a look at every step, and a hand in it."""
+"""`with_step_hooks`: run user functions before and after each step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,28 +17,28 @@ def with_step_hooks(
     pre_step: Hook | None = None,
     post_step: Hook | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Call a function before every step of an optimizer, and another after it.
+    """Call one function before every step of an optimizer, and another after it.
 
-    Hooks are traced with the step, once for each compilation. They are pure functions: what should
-    reach Python at every step, such as a number to log, goes through `jax.debug.callback`. For
-    several hooks, wrap again: the outermost ``pre_step`` comes first, its ``post_step`` last.
+    Hooks are pure functions. A jitted step traces them once per compilation, so log through
+    `jax.debug.callback`. For several hooks, wrap again: the outermost ``pre_step`` runs first, and
+    its ``post_step`` last.
 
     Args:
         optimizer: The transformation to wrap.
-        pre_step: ``pre_step(grads, state, params)`` with the gradients and the state before the
-            step. What it returns takes the place of the gradients; None leaves them. It may give
-            single gradients as None, where ``optimizer`` takes that, as [`adadelta`][] does.
-        post_step: ``post_step(updates, state, params)`` with the updates, the state after the step
-            and the parameters to which the updates have not been applied yet. What it returns
-            takes the place of the updates; None leaves them.
+        pre_step: ``pre_step(grads, state, params)`` gets the gradients and the state before the
+            step. Its result replaces the gradients; None keeps them. Single gradients may be None
+            if ``optimizer`` accepts that, as [`adadelta`][] does.
+        post_step: ``post_step(updates, state, params)`` gets the updates, the state after the step
+            and the parameters before the updates are applied. Its result replaces the updates; None
+            keeps them.
 
     Returns:
         An `optax.GradientTransformationExtraArgs` with the state of ``optimizer``.
 
     Raises:
         TypeError: If a hook is not callable.
-        ValueError: From `update`, if a hook returns another tree, or a leaf of another shape, than
-            it was given.
+        ValueError: From `update`, if a hook returns a tree of another structure, or an array of
+            another shape, than it got.
 
     Examples:
         >>> import jax, jax.numpy as jnp, optax
@@ -78,7 +78,7 @@ def with_step_hooks(
 
 
 def _call(name: str, hook: Hook, updates: Any, state: Any, params: Any) -> Any:
-    """What the hook gives in place of `updates`: these themselves, if it returns None."""
+    """The result of a hook, or `updates` if that is None."""
     returned = hook(updates, state, params)
     if returned is None:
         return updates

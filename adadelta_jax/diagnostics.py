@@ -16,31 +16,32 @@ from adadelta_jax._core.transform import adadelta_states
 from adadelta_jax._storage.formats import promote, values
 from adadelta_jax._storage.hash_bits import hash_bits
 
-LARGEST_SAMPLE = 2**14  # numbers among which a median is sought
+LARGEST_SAMPLE = 2**14  # elements of which the median is taken
 
 
 def effective_learning_rate(opt_state: optax.OptState, eps: jax.typing.ArrayLike = 1e-6) -> Any:
-    r"""What every coordinate's next gradient is about to be multiplied by, before γ.
+    r"""The factor by which the next step multiplies each coordinate's gradient, before γ.
 
     $$
     \sqrt{u + \varepsilon} / \sqrt{v + \varepsilon}
     $$
 
-    with v and u as they stand: the step itself puts its gradient into v first.
+    with the current v and u. The step itself adds its gradient to v first.
 
     Args:
-        opt_state: A state that holds a [`ScaleByAdadeltaState`][], at any depth, or several of them
-            for different parameters, as that of [`param_groups`][] does.
-        eps: ε, as the optimizer has it.
+        opt_state: A state that holds a [`ScaleByAdadeltaState`][] at any depth, or one for each
+            group, as the state of [`param_groups`][] does.
+        eps: The ε of the optimizer.
 
     Returns:
-        A pytree like the parameters, of arrays like them in the dtype of the accumulators, float32
-        at least. The real and the imaginary part of a complex one are the rates of those parts. A
-        parameter without v and u, such as a frozen one, has an `optax.MaskedNode` in its place.
+        A pytree like the parameters, of arrays of their shapes, in the dtype of the accumulators
+        but at least float32. The real and the imaginary part of a complex rate are the rates of
+        those parts. A parameter without accumulators, such as a frozen one, has an
+        `optax.MaskedNode` in its place.
 
     Raises:
         ValueError: If there is no [`ScaleByAdadeltaState`][], or ``eps`` is below 0.
-        TypeError: If ``eps`` is no number.
+        TypeError: If ``eps`` is not a number.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -75,7 +76,7 @@ def effective_learning_rate(opt_state: optax.OptState, eps: jax.typing.ArrayLike
 
 
 def _merged(tree: Any, other: Any) -> Any:
-    """One tree of two that are masked in different places."""
+    """Two trees that are masked in different places as one."""
     if isinstance(tree, optax.MaskedNode):
         return other
     if isinstance(other, optax.MaskedNode) or jax.tree_util.all_leaves([tree]):
@@ -84,12 +85,12 @@ def _merged(tree: Any, other: Any) -> Any:
 
 
 class Summary(NamedTuple):
-    """Where the numbers of an array lie.
+    """Minimum, median and maximum of an array.
 
     Attributes:
-        minimum: The least of them, a float32 scalar.
-        median: The middle one, or the mean of the middle two, a float32 scalar.
-        maximum: The largest of them, a float32 scalar.
+        minimum: The smallest element, a float32 scalar.
+        median: The middle element, or the mean of the middle two, a float32 scalar.
+        maximum: The largest element, a float32 scalar.
     """
 
     minimum: jax.Array
@@ -100,28 +101,29 @@ class Summary(NamedTuple):
 def summary(tree: Any) -> Any:
     r"""Minimum, median and maximum of every array of a tree, cheap enough for every step.
 
-    Of learning rates, updates or gradients, inside the jitted step. Minimum and maximum are exact,
-    and so is the median of up to 16,384 elements. That of more is the median of 16,384 of them, at
-    places that are as good as random and the same at every step. By Hoeffding's inequality
+    Use it on learning rates, updates or gradients, inside the jitted step. Minimum and maximum are
+    exact. The median is exact for up to 16,384 elements. For more it is the median of a sample of
+    16,384, at places that are as good as random and the same at every step. By Hoeffding's
+    inequality
 
     $$
     P(|r - 1/2| > 0.02) \le 2 e^{-2 \cdot 16384 \cdot 0.02^2} < 5 \cdot 10^{-6}
     $$
 
-    for its rank r: for all but one array in 200,000 it lies between the 48th and the 52nd
-    percentile.
+    for its rank r, so that it lies between the 48th and the 52nd percentile for all except one
+    array in 200,000.
 
     Args:
-        tree: A pytree of real or complex arrays of any shape and sharding, or numbers. The real and
-            the imaginary parts of a complex array are so many real numbers.
+        tree: A pytree of numbers, or of real or complex arrays of any shape and sharding. A complex
+            array counts as the real numbers that are its real and imaginary parts.
 
     Returns:
-        A pytree like ``tree``, with a [`Summary`][] in the place of each array, and None and
-        `optax.MaskedNode` where ``tree`` has them. All three are NaN where an array has a NaN, or
-        nothing at all.
+        A pytree like ``tree`` with a [`Summary`][] in the place of each array, and None and
+        `optax.MaskedNode` where ``tree`` has them. All three numbers are NaN if the array holds NaN
+        or is empty.
 
     Raises:
-        TypeError: If a leaf is no array or number.
+        TypeError: If a leaf is not an array or a number.
 
     Examples:
         >>> import jax, jax.numpy as jnp
@@ -154,7 +156,6 @@ def summary(tree: Any) -> Any:
 
 @jax.jit  # so that leaves of one shape and dtype are traced once
 def _summary(array: jax.Array) -> Summary:
-    """That of one array."""
     if array.size == 0:
         return Summary(*(jnp.full([], jnp.nan, jnp.float32),) * 3)
 
@@ -169,19 +170,15 @@ def _summary(array: jax.Array) -> Summary:
 
 
 def _has_nan(array: jax.Array) -> jax.Array:
-    """Whether a real array has a NaN: then, and only then, a sum of magnitudes is one.
-
-    `jnp.min` and `jnp.max` do not tell: XLA's CPU backend has kernels for them that skip NaN. It
-    also has one for sums: for 33,554,432 numbers 15 ms, where `jnp.any(jnp.isnan(array))` takes 56.
-    """
+    """Whether a real array holds NaN."""
+    # `jnp.min` and `jnp.max` do not tell: the kernels of XLA's CPU backend skip NaN. A sum of
+    # magnitudes is NaN exactly if one of them is, and is faster there than `jnp.any(jnp.isnan)`.
     return jnp.isnan(jnp.sum(jnp.abs(array)))
 
 
 def _sample(array: jax.Array) -> jax.Array:
-    """The array, or numbers from random places in it if it has more than enough.
-
-    Each device picks those that it holds: nothing else is sent, whatever the sharding.
-    """
+    """The array, or elements from random places if it has too many."""
+    # Each device picks the elements that it holds, so that only these are sent.
     if array.size <= LARGEST_SAMPLE:
         return array
     places = tuple(
@@ -189,19 +186,17 @@ def _sample(array: jax.Array) -> jax.Array:
         for axis, size in enumerate(array.shape)
     )
     sharding = jax.typeof(array).sharding
-    explicit = any(sharding.spec)  # else GSPMD, or nobody, decides
+    explicit = any(sharding.spec)  # otherwise the compiler decides
     out_sharding = sharding.update(spec=PartitionSpec()) if explicit else None
     return array.at[places].get(mode="promise_in_bounds", out_sharding=out_sharding)
 
 
 def _median(array: jax.Array) -> jax.Array:
-    """The exact median of float32 numbers without NaN: found by halving, not by sorting.
-
-    The bit patterns of floats, those of negative ones with all but the sign turned over, are
-    integers in the same order. 32 times the interval that holds the lower middle number is halved,
-    by counting the numbers in its lower half. For 16,384 numbers that takes XLA's CPU backend
-    0.1 ms, and sorting 2.4 ms.
-    """
+    """The exact median of float32 numbers without NaN."""
+    # By bisection, which XLA's CPU backend runs faster than a sort. The bit patterns of floats are
+    # integers in the same order, once all bits except the sign are inverted in negative ones. So 32
+    # times the interval that holds the lower middle number is halved, by counting the numbers
+    # in its lower half.
 
     def reordered(patterns):
         return patterns ^ ((patterns >> 31) & 0x7FFFFFFF)

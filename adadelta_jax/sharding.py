@@ -1,4 +1,4 @@
-"""Where the optimizer's state lives when parameters are sharded over many devices."""
+"""Shardings of an optimizer's state, from those of the parameters."""
 
 import math
 from typing import Any
@@ -27,17 +27,17 @@ def state_shardings(
 ) -> Any:
     """The shardings of an optimizer's state, from those of the parameters.
 
-    All that the state keeps for a parameter in the parameter's shape, v and u first of all, is
-    sharded like the parameter, and all else, such as step counts, is on every device. It works for
-    [`adadelta`][] and whatever Optax makes around it: `optax.chain`, `optax.masked`,
-    `optax.partition`, `optax.inject_hyperparams`, `optax.MultiSteps`.
+    Arrays of a parameter's shape, such as its accumulators, are sharded like the parameter. All
+    others, such as step counts, are on every device. The optimizer may be [`adadelta`][] or what
+    Optax makes of it: `optax.chain`, `optax.masked`, `optax.partition`, `optax.inject_hyperparams`,
+    `optax.MultiSteps`.
 
-    With ``zero_axis``, v and u are sharded over that axis of the mesh as well, on the first
-    dimension that is not sharded yet and that the axis divides (ZeRO-1): of N devices along the
-    axis each keeps 1/N of v and u, while the parameters stay as they are. Accumulators without such
-    a dimension stay as they are.
+    With ``zero_axis``, accumulators are also sharded over that axis of the mesh, on the first
+    dimension that is not sharded yet and that the axis divides (ZeRO-1). Each of N devices along
+    the axis then keeps 1/N of them. Parameters keep their shardings, and so do accumulators without
+    such a dimension.
 
-    Nothing is computed: parameters may be arrays or `jax.ShapeDtypeStruct`, and the mesh may be
+    Nothing is computed. Parameters may be arrays or `jax.ShapeDtypeStruct`, and the mesh may be
     abstract.
 
     Args:
@@ -45,8 +45,8 @@ def state_shardings(
         params: Its parameters, a pytree of arrays or of their shapes and dtypes.
         param_shardings: A pytree of `jax.sharding.NamedSharding` like the parameters, or a prefix
             of one, such as a single sharding for all of them.
-        zero_axis: The mesh axis over which v and u are also sharded, usually the one over which the
-            data is. None: no other than the parameters'.
+        zero_axis: The mesh axis over which accumulators are also sharded, usually that of the
+            data. None: accumulators are sharded like the parameters only.
 
     Returns:
         A pytree of `jax.sharding.NamedSharding` like ``optimizer.init(params)``, for ``jax.jit``'s
@@ -88,7 +88,7 @@ def state_shardings(
         return sharding if len(node.shape) >= len(sharding.spec) else _replicated(sharding.mesh)
 
     with finding_parameters_in_state():
-        shardings = optax.tree_map_params(
+        shardings = optax.tree.map_params(
             optimizer,
             like_parameter,
             state,
@@ -116,7 +116,7 @@ def state_shardings(
 
 
 def bytes_per_device(tree: Any, shardings: Any) -> int:
-    """The bytes that each device holds of a tree of arrays that is sharded so.
+    """The bytes of a sharded tree of arrays that each device holds.
 
     Args:
         tree: A pytree of arrays or of `jax.ShapeDtypeStruct`, such as parameters or a state.
@@ -159,7 +159,7 @@ def _replicated(mesh: Any) -> NamedSharding:
 
 
 def _also_over(axis: str, sharding: NamedSharding, shape: tuple[int, ...]) -> NamedSharding:
-    """The sharding, over `axis` too on the first dimension that is free and that it divides."""
+    """The sharding, also over `axis` on the first free dimension that it divides."""
     spec = (*sharding.spec, *(None,) * (len(shape) - len(sharding.spec)))
     for dimension, (size, names) in enumerate(zip(shape, spec, strict=True)):
         if not names and size and size % sharding.mesh.shape[axis] == 0:

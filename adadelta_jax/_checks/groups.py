@@ -1,4 +1,4 @@
-"""The checks of groups, labels and rules."""
+"""Checks of groups, labels and rules."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -11,7 +11,7 @@ from adadelta_jax._checks.trees import leaves_with_path, listed, path_name, pref
 
 
 def check_groups(groups: Any, keywords: tuple[str, ...]) -> None:
-    """Raise unless `groups` gives every label a mapping from some of `keywords`, or None."""
+    """Raise unless `groups` maps each label to a mapping with some of `keywords`, or to None."""
     if not isinstance(groups, Mapping):
         raise TypeError(f"groups must be a mapping from labels to settings, got {groups!r}")
     if not groups:
@@ -35,7 +35,7 @@ def check_groups(groups: Any, keywords: tuple[str, ...]) -> None:
 
 
 def check_labels(labels: Any, params: Any, groups: Collection[Any]) -> None:
-    """Raise unless every parameter has the label of a group, and every group a parameter."""
+    """Raise unless every label has a group, and every group a parameter."""
     labelled = paths_by_label(labels, params, "parameters")
     for label, paths in labelled.items():
         if label not in groups:
@@ -73,7 +73,7 @@ def check_partition_state(state: Any, groups: Mapping[str, Any]) -> None:
 
 
 def paths_by_label(labels: Any, tree: Any, tree_name: str) -> dict[str, list[str]]:
-    """The paths of `tree` under each label; raise unless `labels` is a prefix of `tree`."""
+    """The paths of `tree` by label; raise unless `labels` is a prefix of `tree`."""
     try:
         subtrees = jax.tree.structure(labels).flatten_up_to(tree)
     except ValueError:
@@ -107,7 +107,7 @@ def check_rules(rules: Any, default: Any) -> None:
 
 
 def check_rules_apply(rules: Any, applied: set[str], params: Any) -> None:
-    """Raise unless every rule is among the `applied` ones, which gave some parameter its label."""
+    """Raise unless every rule is among the `applied` ones, which label a parameter."""
     if _may_hide_parameters(params):
         return
     paths = [path_name(path) for path, _ in leaves_with_path(params)]
@@ -123,6 +123,6 @@ def check_rules_apply(rules: Any, applied: set[str], params: Any) -> None:
 
 
 def _may_hide_parameters(tree: Any) -> bool:
-    """Whether a tree can stand for more parameters than it shows, as a masked one does."""
+    """Whether a tree may show only some of the parameters, as a masked one does."""
     nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
     return not nodes or any(isinstance(node, optax.MaskedNode) for node in nodes)

@@ -20,14 +20,14 @@ ACCUMULATOR_DTYPES = ("float32", "float64", "bfloat16", "float16", "int8")
 
 
 def check_rho(rho: Any) -> None:
-    """Raise unless it is a decay rate."""
+    """Raise unless `rho` is a decay rate."""
     number = _number("rho", rho, "a number or a 0-d array")
     if number is not None and not 0 <= number <= 1:
         raise ValueError(f"rho must lie in [0, 1], got {number:g}")
 
 
 def check_eps(eps: Any) -> None:
-    """Raise unless Adadelta can add it to its averages."""
+    """Raise unless `eps` is in the range for which the rule is exact."""
     number = _number("eps", eps, "a number or a 0-d array")
     if number is not None:
         _check_not_negative("eps", number)
@@ -36,7 +36,7 @@ def check_eps(eps: Any) -> None:
 
 
 def check_scalar_or_schedule(name: str, value: Any) -> Any:
-    """The value; raise unless it is a number >= 0 or a schedule, which then raises like this."""
+    """The setting; raise unless it is a number of at least 0, or a schedule that returns one."""
     if not callable(value):
         number = _number(name, value, "a number, a 0-d array or a schedule")
         if number is not None:
@@ -59,7 +59,7 @@ def check_flag(name: str, value: Any) -> None:
 
 
 def check_accumulator_dtype(accumulator_dtype: Any) -> None:
-    """Raise unless accumulators can be stored so."""
+    """Raise unless it is None or a dtype in which accumulators can be stored."""
     if accumulator_dtype is None:
         return
     expected = f"accumulator_dtype must be None or one of {', '.join(ACCUMULATOR_DTYPES)}"
@@ -92,19 +92,19 @@ def check_weight_decay_mask(mask: Any, params: Any) -> None:
 
 
 def check_optimizer(optimizer: Any) -> None:
-    """Raise unless it is an Optax transformation."""
+    """Raise unless `optimizer` is an Optax transformation."""
     if not callable(getattr(optimizer, "init", None)) or not hasattr(optimizer, "update"):
         raise TypeError(f"optimizer must be an optax.GradientTransformation, got {optimizer!r}")
 
 
 def check_hook(name: str, hook: Any) -> None:
-    """Raise unless a hook can be called."""
+    """Raise unless a hook is a function or None."""
     if hook is not None and not callable(hook):
         raise TypeError(f"{name} must be a function (updates, state, params), got {hook!r}")
 
 
 def _number(name: str, value: Any, expected: str) -> float | None:
-    """The number that a setting is; None where it is traced."""
+    """The value of a numeric setting; None if it is traced."""
     if isinstance(value, jax.core.Tracer):
         return None
     if isinstance(value, (int, float, np.generic, np.ndarray, jax.Array)):

@@ -1,4 +1,4 @@
-"""The checks of shardings, and of the optimizer whose state gets them."""
+"""Checks of shardings, and of the optimizer whose state is sharded."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from adadelta_jax._checks.trees import is_array, listed, path_name, type_name
 
 
 def check_shardings(name: str, shardings: Any, tree_name: str, tree: Any) -> Any:
-    """The sharding of every array of a tree; raise unless it has one that fits."""
+    """The sharding of every array of a tree; raise unless each fits its array."""
     try:
         shardings = jax.tree.broadcast(shardings, tree)
     except ValueError as error:
@@ -37,7 +37,7 @@ def check_shardings(name: str, shardings: Any, tree_name: str, tree: Any) -> Any
 
 
 def check_param_shardings(param_shardings: Any, params: Any, zero_axis: str | None) -> Any:
-    """The sharding of every parameter; raise unless `param_shardings` gives fit ones."""
+    """The sharding of every parameter; raise unless each fits, and all are on one mesh."""
     paths = jax.tree.leaves_with_path(params)
     if not paths:
         raise ValueError("params has no parameter, so that there is no mesh to put the state on")
@@ -72,11 +72,11 @@ def check_param_shardings(param_shardings: Any, params: Any, zero_axis: str | No
 
 @contextlib.contextmanager
 def finding_parameters_in_state() -> Iterator[None]:
-    """Within it, what stops `optax.tree_map_params` says that it is the optimizer."""
+    """Within this context, an error of `optax.tree.map_params` names the optimizer."""
     try:
         yield
     except (TypeError, ValueError) as error:
         raise ValueError(
-            "optimizer must have a state in which optax.tree_map_params finds what belongs to "
+            "optimizer must have a state in which optax.tree.map_params finds what belongs to "
             f"which parameter, unlike that of optax.flatten: {error}"
         ) from error

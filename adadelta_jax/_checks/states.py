@@ -1,4 +1,4 @@
-"""The checks of optimizer states, and of what may go on in another one."""
+"""Checks of optimizer states, in `update` and wherever else a state is passed."""
 
 import contextlib
 import warnings
@@ -23,7 +23,7 @@ def check_count(name: str, count: Any) -> None:
 
 
 def check_accumulators(name: str, states: Iterable[Any]) -> None:
-    """Raise unless each of the states of Adadelta's that `name` holds is whole."""
+    """Raise unless each `ScaleByAdadeltaState` in the state `name` is complete."""
     for state in states:
         counts = jax.tree.leaves(state.count)  # which NNX keeps in a variable
         check_count(name, counts[0] if len(counts) == 1 else state.count)
@@ -41,7 +41,7 @@ def check_accumulators(name: str, states: Iterable[Any]) -> None:
 
 
 def check_holds_accumulators(states: Collection[Any]) -> None:
-    """Raise unless there is a state of Adadelta's to look into, and each is whole."""
+    """Raise unless there is a `ScaleByAdadeltaState`, and each is complete."""
     if not states:
         raise ValueError(
             "opt_state holds no ScaleByAdadeltaState: pass the state of an optimizer made with "
@@ -52,7 +52,7 @@ def check_holds_accumulators(states: Collection[Any]) -> None:
 
 @contextlib.contextmanager
 def merging_states() -> Iterator[None]:
-    """Within it, what stops the states of different parameters from forming one tree is said."""
+    """Within this context, say why the states of several groups do not form one tree."""
     try:
         yield
     except ValueError:
@@ -62,10 +62,7 @@ def merging_states() -> Iterator[None]:
 
 
 def check_accumulators_in_common(old: Any, new: Any, held: list[str], params: Any) -> None:
-    """Raise unless an old and a new state, keyed by path, share a parameter.
-
-    `held` names the parameters whose accumulators the old state holds.
-    """
+    """Raise unless the accumulators of two states, keyed by path, share a parameter."""
     if not old.keys().isdisjoint(new):
         return
     if not held:
@@ -81,10 +78,7 @@ def check_accumulators_in_common(old: Any, new: Any, held: list[str], params: An
 
 
 def accumulators_fit(path: Any, old: Any, new: Any) -> bool:
-    """Whether the accumulators of a parameter can go on as the new ones; warn if they cannot.
-
-    `old` and `new` are the shapes and dtypes of v and u.
-    """
+    """Whether shapes and dtypes of old v and u fit the new ones; warn if they do not."""
 
     def kind(node):
         complex_ = jnp.complexfloating

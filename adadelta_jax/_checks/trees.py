@@ -1,4 +1,4 @@
-"""Trees of parameters and gradients: their leaves, the names of these, and how trees differ."""
+"""Trees of parameters and gradients: their leaves, the leaves' names, and how two trees differ."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,37 +8,36 @@ import numpy as np
 
 
 def is_leaf(node: Any) -> bool:
-    """Whether a node of a gradient tree stands for one parameter, though JAX would look inside."""
+    """Use as `is_leaf`: treats None and a sparse array in a gradient tree as one leaf."""
     return node is None or is_sparse(node)
 
 
 def is_sparse(node: Any) -> bool:
-    """Whether a node is one of `jax.experimental.sparse`, without importing that module."""
+    """Whether a node is a sparse array of JAX."""
+    # By name: users of dense arrays need not import the experimental module.
     return type(node).__module__.startswith("jax.experimental.sparse")
 
 
 def leaves_with_path(tree: Any) -> list[tuple[Any, Any]]:
-    """The leaves of a gradient-like tree, None among them, each with its path."""
+    """The leaves of a gradient tree with their paths, None among them."""
     return jax.tree.leaves_with_path(tree, is_leaf=is_leaf)
 
 
 def path_name(path: Any) -> str:
-    """A tree path as users write it, "dense/kernel"; that of a bare array is "the parameter".
-
-    The array of a Flax variable, as in an NNX state, goes by the name of the variable.
-    """
+    """A path as users write it, "dense/kernel"; "the parameter" for a bare array."""
+    # The array of a Flax variable, as in an NNX state, goes by the name of the variable.
     if path and path[-1] == jax.tree_util.GetAttrKey("value"):
         path = path[:-1]
     return jax.tree_util.keystr(path, simple=True, separator="/") or "the parameter"
 
 
 def nth_path(tree: Any, index: int) -> str:
-    """The name of a leaf of a gradient-like tree, by its place among them."""
+    """The name of the leaf of a gradient tree with this index."""
     return path_name(leaves_with_path(tree)[index][0])
 
 
 def is_array(leaf: Any) -> bool:
-    """Whether JAX can compute with a leaf, or, of a ShapeDtypeStruct, with what it stands for."""
+    """Whether a leaf is an array, a number or a `jax.ShapeDtypeStruct`."""
     if isinstance(leaf, (int, float, complex)) or hasattr(leaf, "__jax_array__"):
         return True
     dtype = getattr(leaf, "dtype", None)
@@ -48,13 +47,13 @@ def is_array(leaf: Any) -> bool:
 
 
 def type_name(value: Any) -> str:
-    """What a value is, in a message: that of an array of objects is not of use otherwise."""
+    """The type of a value, and the dtype of an array, for a message."""
     dtype = getattr(value, "dtype", None)
     return type(value).__name__ + (f" of {dtype}" if isinstance(dtype, np.dtype) else "")
 
 
 def difference(name: str, tree: Any, like_name: str, like: Any, hint: str = "") -> str:
-    """Where a tree that should be like another is not, by the paths of its leaves."""
+    """How a tree differs from another of the structure that it should have, for a message."""
     paths = [path_name(path) for path, _ in leaves_with_path(tree)]
     like_paths = [path_name(path) for path, _ in leaves_with_path(like)]
     present, expected = set(paths), set(like_paths)
@@ -64,7 +63,7 @@ def difference(name: str, tree: Any, like_name: str, like: Any, hint: str = "") 
 
 
 def prefix_difference(name: str, tree: Any, like_name: str, like: Any) -> str:
-    """Where a tree that should be like another, or a prefix of it, is not."""
+    """How a tree differs from a prefix of another, for a message."""
     paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
     like_paths = [path for path, _ in leaves_with_path(like)]
 
@@ -98,7 +97,7 @@ def _described(
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names to read in a message: the first eight, and how many more there are."""
+    """The first eight names and the number of the others, for a message."""
     names = list(names)
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     return ", ".join(names[:8]) + more

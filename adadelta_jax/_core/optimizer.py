@@ -32,7 +32,7 @@ def adadelta(
     decoupled_weight_decay: bool = False,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""The Adadelta optimizer, as in torch, with the arguments of `optax.adadelta` in their order.
+    r"""The Adadelta optimizer of torch, with the arguments of `optax.adadelta` in their order.
 
     $$
     \begin{aligned}
@@ -55,21 +55,23 @@ def adadelta(
         eps: ε, added to both averages inside the roots, a scalar in [0, 1e30].
         weight_decay: λ, a scalar of at least 0, or a schedule.
         weight_decay_mask: A pytree of booleans like the parameters or a prefix of them, or a
-            function from the parameters to one: True where weight decay applies. None: everywhere.
-        maximize: Whether to climb instead of descend.
-        decoupled_weight_decay: Whether weight decay acts on the parameters alone, as in AdamW,
-            instead of on the gradients, as in torch.
-        accumulator_dtype: How v and u are stored; see [`scale_by_adadelta`][].
+            function that returns one for the parameters: True where weight decay applies. None:
+            everywhere.
+        maximize: Whether to ascend instead of descend.
+        decoupled_weight_decay: Whether weight decay acts on the parameters, as in AdamW, instead of
+            on the gradients, as in torch.
+        accumulator_dtype: How the accumulators are stored; see [`scale_by_adadelta`][].
 
     Returns:
         An `optax.GradientTransformationExtraArgs`. Its updates have the shapes and dtypes of the
-        gradients. A gradient of None gives a zero update and leaves v and u alone.
+        gradients. A gradient of None gives a zero update and leaves the accumulators alone.
 
     Raises:
-        ValueError: If a setting is out of range, or, from `update`, if the gradients do not match
-            the state, or ``params`` is missing where weight decay needs it.
-        TypeError: If a setting has the wrong type, if a parameter is an integer or boolean (from
-            `init`) or a gradient is sparse (from `update`); the parameter is named.
+        ValueError: If a setting is out of range. From `update`, if the gradients do not match the
+            state or the parameters, or if weight decay lacks ``params``.
+        TypeError: If a setting has the wrong type. From `init`, if a parameter is an integer or
+            boolean; from `update`, if a gradient is sparse or the state was made by an optimizer
+            with other parts. The parameter or the part is named.
 
     Examples:
         >>> import jax, jax.numpy as jnp, optax
@@ -112,7 +114,7 @@ def adadelta(
         ),
         "learning_rate": optax.scale_by_learning_rate(learning_rate),
     }
-    if decoupled_weight_decay:  # after the scaling, which it is not to pass through
+    if decoupled_weight_decay:  # decays the parameters, so it skips the scaling
         order = ("maximize", "scale_by_adadelta", "weight_decay", "learning_rate")
     else:
         order = ("maximize", "weight_decay", "scale_by_adadelta", "learning_rate")

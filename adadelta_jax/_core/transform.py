@@ -37,7 +37,7 @@ def scale_by_adadelta(
     *,
     accumulator_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformation:
-    r"""Rescale gradients as Adadelta does: the part of [`adadelta`][] to chain with others.
+    r"""Rescale gradients by Adadelta's rule: the part of [`adadelta`][] to chain with others.
 
     $$
     \begin{aligned}
@@ -47,13 +47,12 @@ def scale_by_adadelta(
     \end{aligned}
     $$
 
-    for every coordinate, with v and u starting at 0. The update is Δ, not yet turned downhill:
-    follow with `optax.scale_by_learning_rate(1.0)`. The real and the imaginary part of a complex
-    parameter are two coordinates; conjugate what `jax.grad` gives first, as everywhere in Optax.
+    for every coordinate, with v and u starting at 0. The update is Δ, which points uphill: follow
+    with `optax.scale_by_learning_rate(1.0)`. The real and the imaginary part of a complex parameter
+    are two coordinates. Conjugate the result of `jax.grad` first, as everywhere in Optax.
 
-    A gradient of None means none was computed: the update is zero, and the parameter's v and u
-    stay. Arithmetic is in float32, or in the dtype of the gradient or the accumulators if that is
-    wider.
+    A gradient of None gives a zero update and leaves the parameter's accumulators alone. Arithmetic
+    is in float32, or in the dtype of the gradient or the accumulators if that is wider.
 
     | ``accumulator_dtype`` | v and u are stored in | bytes per parameter |
     | --- | --- | --- |
@@ -64,28 +63,29 @@ def scale_by_adadelta(
     | ``"float16"`` | float16, from 6e-8 to 65504 | 4 |
     | ``"int8"`` | 8-bit floats, a scale for every 256 | 2.04 |
 
-    What is stored in fewer bits than computed in is rounded at random, up or down, right on
-    average; the largest number stands for all that are larger. The randomness comes from the step
-    count and the place in the tree: runs are reproducible and need no key. With ``"int8"``,
-    parameters of fewer than 4,096 elements keep float32. Complex parameters take twice the bytes
-    of the table, and at least complex64.
+    Accumulators with fewer bits than the arithmetic are rounded at random, up or down, so that they
+    are right on average. Larger values are clamped to the maximum. The randomness comes from the step count
+    and the place in the tree, so runs are reproducible and need no key. With ``"int8"``, parameters
+    of fewer than 4,096 elements keep float32. Complex parameters take twice the bytes of the table,
+    and at least complex64.
 
     Args:
         rho: Decay rate of both averages, a scalar in [0, 1].
         eps: ε, added to both averages inside the roots, a scalar in [0, 1e30], in the units of
             the square of a gradient and of a parameter.
-        accumulator_dtype: How v and u are stored, None or a dtype; see the table.
+        accumulator_dtype: How the accumulators are stored, None or a dtype; see the table.
 
     Returns:
-        An `optax.GradientTransformation`. Its updates have the shapes and dtypes of the gradients,
-        its state is a [`ScaleByAdadeltaState`][]. With ``"int8"`` an accumulator there is a pair of
-        arrays, ``codes`` (uint8, shaped like the parameter) and ``scale`` (float32).
+        An `optax.GradientTransformation`. Its updates have the shapes and dtypes of the gradients.
+        Its state is a [`ScaleByAdadeltaState`][]. With ``"int8"`` an accumulator is a pair of
+        arrays, ``codes`` (uint8, of the parameter's shape) and ``scale`` (float32).
 
     Raises:
-        ValueError: If ``rho``, ``eps`` or ``accumulator_dtype`` is out of range, or, from
-            `update`, if the gradients' tree or shapes do not match the state's.
-        TypeError: If an argument has the wrong type, from `init` if a parameter is an integer or
-            boolean, from `update` if a gradient is sparse; the parameter is named.
+        ValueError: If ``rho``, ``eps`` or ``accumulator_dtype`` is out of range. From `update`, if
+            the gradients do not match the state or the parameters in structure or shape.
+        TypeError: If an argument has the wrong type. From `init`, if a parameter is an integer or
+            boolean; from `update`, if a gradient is sparse or the state is not this one's. The
+            parameter is named.
 
     Examples:
         >>> import jax.numpy as jnp, optax

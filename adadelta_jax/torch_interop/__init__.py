@@ -1,4 +1,8 @@
-"""Coming from PyTorch: weights, optimizer state and settings, in mid-training, there and back.
+"""Move a run between `torch.optim.Adadelta` and this package, in mid-training.
+
+Here are its weights, its optimizer state and its settings, each both ways. Read `weights` and
+`optimizer` first, then their parts: `names` and `mapping`, which tensor is which leaf; `layouts`
+and `tensors`, how one becomes the other; `groups` and `state`, the two parts of an optimizer.
 
 ```python
 model_state = torch.load("model.pt", weights_only=True)
@@ -7,21 +11,20 @@ optim_state = torch.load("optimizer.pt", weights_only=True)
 mapping = match_flax_params(torch_model.named_parameters(), params)
 params = params_from_torch(model_state, params, mapping)
 optimizer, opt_state = optimizer_from_torch(optim_state, params, mapping)
-...  # go on from the same step
-weights = params_to_torch(params, mapping)
-torch_model.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()}, strict=False)
+...  # continue from the same step
+torch_model.load_state_dict(params_to_torch(params, mapping), strict=False)
 torch_optimizer.load_state_dict(
     optimizer_to_torch(opt_state, params, mapping, optim_state["param_groups"])
 )
 ```
 
-This module does not import torch: it reads tensors by their own methods, and takes NumPy arrays
-(such as `safetensors.numpy.load_file` gives) wherever it takes tensors. A function that raises has
-changed nothing.
+This module does not import torch. It takes tensors and NumPy arrays alike, such as those of
+`safetensors.numpy.load_file`. It returns torch tensors where the process has imported torch, and
+NumPy arrays in a process without torch. A function that raises has changed nothing.
 
-The running statistics of a batch norm are no parameters. A mapping of their own carries them:
+The running statistics of a batch norm are not parameters. A mapping of their own carries them:
 ``{"bn.running_mean": "bn/mean", "bn.running_var": "bn/var"}``. Flax's ``momentum`` is one minus
-torch's, and its running variance is that of the batch, torch's n / (n - 1) times that.
+torch's. Flax averages the variance of the batch, torch n / (n - 1) times that.
 """
 
 from adadelta_jax.torch_interop.layouts import LeafLayout
@@ -37,3 +40,7 @@ __all__ = [
     "params_from_torch",
     "params_to_torch",
 ]
+
+# Objects name the place where users find them, so that a pickled layout outlives a change of files.
+for _name in __all__:
+    globals()[_name].__module__ = __name__

@@ -1,30 +1,17 @@
-"""Where each torch tensor goes in a pytree of parameters, and how it is laid out there."""
+"""How one torch tensor becomes one leaf of a pytree, and back: views, permutations, flips."""
 
 import math
-import numbers
-from collections import Counter
-from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from adadelta_jax.torch_interop.checks import (
-    check_dict,
-    check_dtype,
-    check_list,
-    check_torch_names,
-    raise_if_any,
-)
-from adadelta_jax._checks.trees import path_name
+from adadelta_jax.torch_interop.checks import check_list
 
-_RUNNING_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _INTEGERS = (int, np.integer)
 
 
 class LeafLayout(NamedTuple):
-    """Where a torch tensor goes in a pytree of parameters, and how it is laid out there.
+    """The leaf that a torch tensor becomes: its path, and how the tensor's axes are arranged in it.
 
     The leaf is ``flip(tensor.reshape(view).transpose(axes), flip)``, in the leaf's shape. Every
     layout can be undone.
@@ -34,11 +21,11 @@ class LeafLayout(NamedTuple):
         axes: The permutation of the tensor's axes, as for `numpy.transpose`; None: as they are.
         flip: The axes to reverse after the permutation.
         torch_shape: The tensor's own shape, needed only with a ``view``.
-        view: The shape in which to see the tensor before the permutation; None: its own.
+        view: The shape into which the tensor is reshaped before the permutation; None: its own.
 
     Examples:
-        The weight of a linear layer behind a flattened image, which torch flattens as (channels,
-        height, width) = (8, 4, 4) and Flax as (height, width, channels):
+        The weight of a linear layer behind a flattened image. torch flattens the image as
+        (channels, height, width) = (8, 4, 4), Flax as (height, width, channels):
 
         >>> from adadelta_jax.torch_interop import LeafLayout
         >>> layout = LeafLayout(
@@ -53,8 +40,18 @@ class LeafLayout(NamedTuple):
     view: tuple[int, ...] | None = None
 
 
+def check_layout(what: str, layout: LeafLayout) -> None:
+    """Raise unless each field of a layout has its type; `torch_shape` tells whether it fits."""
+    if not isinstance(layout.path, str):
+        raise TypeError(f"{what}: path must be a string, got {layout.path!r}")
+    for field in ("axes", "flip", "torch_shape", "view"):
+        value, none = getattr(layout, field), "" if field == "flip" else "None or "
+        if value is not None or not none:
+            check_list(f"{what}: {field}", value, _INTEGERS, f"{none}a tuple of integers")
+
+
 def torch_shape(layout: LeafLayout, leaf_shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The shape of the torch tensor that becomes a leaf of that shape, or None if none does."""
+    """The shape of the tensor that becomes a leaf of `leaf_shape`; None if no tensor does."""
     if (layout.view is None) != (layout.torch_shape is None):
         return None
     viewed = leaf_shape if layout.view is None else layout.view
@@ -70,7 +67,7 @@ def torch_shape(layout: LeafLayout, leaf_shape: tuple[int, ...]) -> tuple[int, .
 
 
 def to_leaf(array: np.ndarray, layout: LeafLayout, leaf_shape: tuple[int, ...]) -> np.ndarray:
-    """A torch tensor's `array` as the leaf of that shape, which it fits."""
+    """The array of a torch tensor in the layout and shape of its leaf."""
     array = array if layout.view is None else array.reshape(layout.view)
     return np.flip(array.transpose(_axes(layout, array.ndim)), layout.flip).reshape(leaf_shape)
 
@@ -87,83 +84,3 @@ def from_leaf(array: np.ndarray, layout: LeafLayout) -> np.ndarray:
 
 def _axes(layout: LeafLayout, rank: int) -> tuple[int, ...]:
     return tuple(range(rank)) if layout.axes is None else layout.axes
-
-
-def leaves_by_path(tree: Any) -> dict[str, Any]:
-    """The leaves by the paths that mappings use; raises unless they are arrays."""
-    leaves = {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
-    for path, leaf in leaves.items():
-        dtype = getattr(leaf, "dtype", None)
-        if hasattr(leaf, "detach") or (dtype is None and not isinstance(leaf, numbers.Number)):
-            raise TypeError(f"{path} must be an array, got {type(leaf).__name__}")
-        if isinstance(dtype, np.dtype):
-            check_dtype(path, dtype)
-    return leaves
-
-
-def layouts_by_name(
-    mapping: Mapping[str, LeafLayout | str | None], params: Any
-) -> dict[str, LeafLayout]:
-    """The layout of every tensor that `mapping` does not leave out.
-
-    Raises unless each leaf of `params` has one name.
-    """
-    check_dict(
-        "mapping", mapping, "a dict from torch names to paths, as match_flax_params makes it"
-    )
-    leaves = leaves_by_path(params)
-    layouts = {
-        name: LeafLayout(entry) if isinstance(entry, str) else entry
-        for name, entry in resolved("mapping", mapping, leaves).items()
-        if entry is not None
-    }
-    uses = Counter(layout.path for layout in layouts.values())
-    problems = {
-        "params lacks": [path for path in uses if path not in leaves],
-        "mapping lacks": [path for path in leaves if path not in uses],
-        "mapping has more than once": [path for path in uses if uses[path] > 1],
-    }
-    raise_if_any("mapping and params do not match", problems)
-    for name, layout in layouts.items():
-        shape = jnp.shape(leaves[layout.path])
-        if torch_shape(layout, shape) is None:
-            raise ValueError(f"mapping[{name!r}] does not fit a leaf of shape {shape}: {layout}")
-    return layouts
-
-
-def resolved(
-    argument: str, entries: Mapping[str, Any], leaves: Collection[str]
-) -> dict[str, LeafLayout | str | None]:
-    """Entries written by hand, their paths without an NNX variable's "/value"."""
-
-    def resolve(path):
-        return path if path in leaves else path.removesuffix("/value")
-
-    check_torch_names(argument, entries)
-    result = {}
-    for name, entry in entries.items():
-        if isinstance(entry, LeafLayout):
-            _check_layout(f"{argument}[{name!r}]", entry)
-            result[name] = entry._replace(path=resolve(entry.path))
-        elif entry is None or isinstance(entry, str):
-            result[name] = entry and resolve(entry)
-        else:
-            raise TypeError(
-                f"{argument}[{name!r}] must be a path, a LeafLayout or None, got {entry!r}"
-            )
-    return result
-
-
-def _check_layout(what: str, layout: LeafLayout) -> None:
-    """Raise unless each field of a layout is of its type; `torch_shape` tells if it fits."""
-    if not isinstance(layout.path, str):
-        raise TypeError(f"{what}: path must be a string, got {layout.path!r}")
-    for field in ("axes", "flip", "torch_shape", "view"):
-        value, none = getattr(layout, field), "" if field == "flip" else "None or "
-        if value is not None or not none:
-            check_list(f"{what}: {field}", value, _INTEGERS, f"{none}a tuple of integers")
-
-
-def is_running_statistic(name: str) -> bool:
-    """Whether a torch name is that of a buffer of a batch norm."""
-    return name.rpartition(".")[2] in _RUNNING_STATISTICS

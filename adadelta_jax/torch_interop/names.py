@@ -9,13 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from adadelta_jax.torch_interop.checks import check_chosen_names, check_dict, check_torch_names
-from adadelta_jax.torch_interop.layouts import (
-    LeafLayout,
-    is_running_statistic,
-    leaves_by_path,
-    resolved,
-    torch_shape,
-)
+from adadelta_jax.torch_interop.layouts import LeafLayout, torch_shape
+from adadelta_jax.torch_interop.mapping import is_running_statistic, leaves_by_path, resolve_paths
 
 # What a torch module calls "weight" has one of these names in a Flax module.
 _FLAX_WEIGHTS = ("kernel", "scale", "embedding", "weight")
@@ -30,8 +25,9 @@ def match_flax_params(
 ) -> dict[str, LeafLayout | None]:
     """Pair the parameters of a torch module with those of a Flax module (Linen or NNX) by name.
 
-    Modules pair if their paths are equal, where ``layers.0`` equals ``layers_0`` and ``layers/0``,
-    and a `torch.nn.Sequential`'s ``0`` equals a Flax one's ``layers_0``. Within a module:
+    Two modules pair if their paths are equal. ``layers.0`` counts as equal to ``layers_0`` and
+    ``layers/0``, and the ``0`` of a `torch.nn.Sequential` to the ``layers_0`` of a Flax one. Within
+    a module:
 
     | torch | Flax | ``axes`` from torch to Flax |
     | --- | --- | --- |
@@ -47,36 +43,37 @@ def match_flax_params(
     | any other, as bias | of the same name | None |
     | running_mean, running_var, num_batches_tracked | none: left out |  |
 
-    A transposed convolution is told from a convolution by its shape or, if it has as many inputs
-    as outputs, by "transpose" or "deconv" in its name. If the model has one, a convolution of as
-    many inputs as outputs could be another and is refused: name them with ``conv_transpose``. A
-    `flax.linen.ConvTranspose` with ``transpose_kernel=True`` has the layout of a convolution.
+    A transposed convolution differs from a convolution in its shape, unless it has as many inputs
+    as outputs; then "transpose" or "deconv" in its name tells. If the model has a transposed
+    convolution, any convolution with as many inputs as outputs and no such name could be one too,
+    and is refused: list the transposed ones in ``conv_transpose``. A `flax.linen.ConvTranspose`
+    with ``transpose_kernel=True`` has the layout of a convolution.
 
     Flattening an image orders its numbers as (channels, height, width) in torch and as (height,
     width, channels) in Flax: for a linear layer behind it, give a [`LeafLayout`][] by hand.
 
     Args:
         torch_names_and_shapes: ``model.named_parameters()``, ``model.state_dict()``, or a dict of
-            names and shapes. Its order is that of the result, by which
-            [`optimizer_from_torch`][adadelta_jax.torch_interop.optimizer_from_torch] counts the
-            parameters of a torch optimizer that does not know their names: ``named_parameters()``
-            has it right.
+            names and shapes. The result has the same order. For a torch optimizer that does not
+            know the names of its parameters,
+            [`optimizer_from_torch`][adadelta_jax.torch_interop.optimizer_from_torch] needs theirs,
+            which is that of ``named_parameters()``.
         params: The Flax parameters: ``variables["params"]`` of a Linen module, ``nnx.state(model,
             nnx.Param)`` of an NNX one; arrays or `jax.ShapeDtypeStruct`.
         pairs: Pairs given by hand, which go first: from the name of a torch module or tensor to the
             path of a Flax module or leaf (laid out as in the table), to a [`LeafLayout`][] (taken
             as it is), or to None (left out).
-        conv_transpose: The names of all torch modules that are transposed convolutions; None: told
-            as above.
+        conv_transpose: The names of all torch modules that are transposed convolutions; None:
+            decided as above.
 
     Returns:
-        The mapping that the other functions of this module take, a dict from each torch name to its
+        The mapping that the other functions of this module take: a dict from each torch name to its
         [`LeafLayout`][], or to None if it is left out. For a pytree other than Flax's, write it by
-        hand: there, a path alone stands for a leaf of the same layout.
+        hand. A path alone then stands for a leaf of the same layout.
 
     Raises:
-        ValueError: If a name is left over on either side, fits several, or the shapes of a pair do
-            not fit each other; all such names are listed.
+        ValueError: If a name on either side has no counterpart or several, or if the shapes of a
+            pair do not fit; all such names are listed.
         TypeError: If an argument has the wrong type.
 
     Examples:
@@ -96,7 +93,7 @@ def match_flax_params(
     leaf_shapes = {path: jnp.shape(leaf) for path, leaf in leaves_by_path(params).items()}
     pairs = {} if pairs is None else pairs
     check_dict("pairs", pairs, "a dict from torch names to paths")
-    by_hand = resolved("pairs", pairs, leaf_shapes)
+    by_hand = resolve_paths("pairs", pairs, leaf_shapes)
     _check_known("pairs", by_hand, torch_shapes)
     if conv_transpose is not None:
         check_chosen_names("conv_transpose", conv_transpose)
@@ -110,23 +107,23 @@ def match_flax_params(
         if candidates is None:
             mapping[name] = None
             continue
-        leaves = {x.path: f"{x.path} {leaf_shapes.get(x.path, '(missing)')}" for x in candidates}
-        fitting = [
-            layout
+        fitting = [layout for layout in candidates if _fits(layout, shape, leaf_shapes)]
+        mapping[name] = (fitting or candidates or [None])[0]
+        paths = {
+            layout.path: f"{layout.path} {leaf_shapes.get(layout.path, '(missing)')}"
             for layout in candidates
-            if layout.path in leaf_shapes and torch_shape(layout, leaf_shapes[layout.path]) == shape
-        ]
+        }
         if not candidates:
             problems.append(f"{name} {shape} has no counterpart")
         elif not fitting:
-            problems.append(f"{name} {shape} does not fit {' or '.join(leaves.values())}")
+            problems.append(f"{name} {shape} does not fit {' or '.join(paths.values())}")
         elif len({layout.path for layout in fitting}) > 1:
-            problems.append(f"{name} {shape} fits each of {', '.join(leaves.values())}")
+            problems.append(f"{name} {shape} fits each of {', '.join(paths.values())}")
         elif len(fitting) > 1 and not fitting[0].flip:
-            (leaf,) = leaves.values()
-            in_doubt.append(f"{name} {shape} fits {leaf} as a convolution and as a transposed one")
-        mapping[name] = (fitting or candidates or [None])[0]
+            (path,) = paths.values()
+            in_doubt.append(f"{name} {shape} fits {path} as a convolution and as a transposed one")
 
+    # Without a transposed convolution in the model, all that could be one are convolutions.
     if any(layout is not None and layout.flip for layout in mapping.values()):
         problems += in_doubt
     uses = Counter(layout.path for layout in mapping.values() if layout is not None)
@@ -145,7 +142,7 @@ def match_flax_params(
 
 
 def _shapes_by_name(torch_names_and_shapes: Any) -> dict[str, tuple[int, ...]]:
-    """Names and shapes, from names with tensors or shapes."""
+    """The shapes by torch name, from names with tensors or shapes."""
     is_mapping = isinstance(torch_names_and_shapes, Mapping)
     items = torch_names_and_shapes.items() if is_mapping else torch_names_and_shapes
     try:
@@ -160,7 +157,7 @@ def _shapes_by_name(torch_names_and_shapes: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _shape(value: Any) -> tuple[int, ...]:
-    """The shape that a tensor has, or that `value` is; raises a TypeError if it is none."""
+    """The shape of a tensor, or `value` itself; raise a TypeError if it is no shape."""
     shape = getattr(value, "shape", value)
     if not isinstance(shape, (tuple, list)):
         raise TypeError
@@ -168,7 +165,7 @@ def _shape(value: Any) -> tuple[int, ...]:
 
 
 def _check_known(argument: str, names: Collection[str], torch_shapes: Collection[str]) -> None:
-    """Raise unless every name is that of a torch tensor or module."""
+    """Raise unless every name is the name of a torch tensor or module."""
     modules = {prefix for name in torch_shapes for prefix in _prefixes(name)}
     unknown = [name for name in names if name not in modules]
     if unknown:
@@ -178,13 +175,13 @@ def _check_known(argument: str, names: Collection[str], torch_shapes: Collection
 
 
 def _prefixes(name: str) -> list[str]:
-    """The tensor's name, and those of the modules around it from the innermost outwards."""
+    """The tensor's name and the names of the modules around it, the innermost first."""
     parts = name.split(".")
     return [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
 
 
 def _paths_by_name(paths: Iterable[str]) -> dict[tuple[str, str], list[str]]:
-    """The paths that a torch tensor may have, by its module and what torch calls it there."""
+    """The paths that a torch tensor can lead to, by its module and its name in it."""
     found: dict[tuple[str, str], list[str]] = {}
     for path in paths:
         module, leaf = _module_and_leaf(path)
@@ -194,7 +191,7 @@ def _paths_by_name(paths: Iterable[str]) -> dict[tuple[str, str], list[str]]:
 
 
 def _module_and_leaf(name: str) -> tuple[str, str]:
-    """A torch name or a path as its module, in one spelling for both, and its last part."""
+    """The module of a torch name or a path, in one spelling for both, and its last part."""
     *module, leaf = re.split("[./]", name)
     return re.sub(r"(^|_)layers_(?=\d+(_|$))", r"\1", "_".join(module)), leaf
 
@@ -206,7 +203,7 @@ def _candidates(
     paths_by_name: Mapping[tuple[str, str], Sequence[str]],
     conv_transpose: Collection[str] | None,
 ) -> list[LeafLayout] | None:
-    """The layouts that a torch tensor may have, the likeliest first; None if it is left out."""
+    """The layouts that a torch tensor can have, the likeliest first; None if it is left out."""
     prefix = next((prefix for prefix in _prefixes(name) if prefix in by_hand), None)
     if prefix is None and is_running_statistic(name):
         return None
@@ -221,10 +218,18 @@ def _candidates(
     return [layout for path in paths for layout in _layouts(name, path, shape, conv_transpose)]
 
 
+def _fits(
+    layout: LeafLayout, shape: tuple[int, ...], leaf_shapes: Mapping[str, tuple[int, ...]]
+) -> bool:
+    """Whether the leaf exists and a tensor of that shape becomes one of its shape."""
+    leaf_shape = leaf_shapes.get(layout.path)
+    return leaf_shape is not None and torch_shape(layout, leaf_shape) == shape
+
+
 def _layouts(
     name: str, path: str, shape: tuple[int, ...], conv_transpose: Collection[str] | None
 ) -> list[LeafLayout]:
-    """The layouts that a torch tensor of that name and shape may have, the likeliest first."""
+    """The layouts that a torch tensor can have in the leaf at `path`, the likeliest first."""
     module, _, tensor = name.rpartition(".")
     if tensor != "weight" or _module_and_leaf(path)[1] != "kernel" or len(shape) < 2:
         return [LeafLayout(path)]

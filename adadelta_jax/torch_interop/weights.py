@@ -1,24 +1,12 @@
 """The weights of a torch module as a pytree of parameters, and back."""
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
-
-from adadelta_jax.torch_interop.tensors import read_leaf
 from adadelta_jax.torch_interop.checks import check_dict, check_torch_names, raise_if_any
-from adadelta_jax.torch_interop.layouts import (
-    LeafLayout,
-    from_leaf,
-    is_running_statistic,
-    layouts_by_name,
-    leaves_by_path,
-)
-from adadelta_jax._checks.trees import path_name
+from adadelta_jax.torch_interop.layouts import LeafLayout
+from adadelta_jax.torch_interop.mapping import is_running_statistic, layouts_and_leaves, tree_of
+from adadelta_jax.torch_interop.tensors import read_leaf, warn_of_nan, write_leaf
 
 
 def params_from_torch(
@@ -29,26 +17,27 @@ def params_from_torch(
     """The weights of a torch module as a pytree of parameters, bit for bit.
 
     Args:
-        model_state_dict: ``model.state_dict()``, or the same names with NumPy arrays. Running
-            statistics that ``mapping`` does not name are passed over; no other tensor is.
-        params: The pytree to fill: what it holds is only looked at for shape and sharding, so that
+        model_state_dict: ``model.state_dict()``, or the same names with NumPy arrays. The mapping
+            must name all its tensors, except running statistics.
+        params: The pytree to fill. Only shapes and shardings of its leaves count, so that
             `jax.ShapeDtypeStruct` will do.
-        mapping: Where each tensor goes: from
+        mapping: The leaf of each tensor: from
             [`match_flax_params`][adadelta_jax.torch_interop.match_flax_params], or a dict written
-            by hand from torch names to [`LeafLayout`][], to a path ("encoder/kernel") or to None
-            (left out). A path alone stands for the same layout; that a square weight should have
-            been transposed, nothing can notice.
+            by hand from torch names to a [`LeafLayout`][], to a path ("encoder/kernel") or to None
+            (left out). A path alone stands for a leaf of the same layout. A square weight that
+            should have been transposed fits either way, and no check can notice.
 
     Returns:
-        A pytree like ``params`` with the tensors as JAX arrays, in memory of their own, each of the
-        shape of its leaf and the dtype of its tensor: a bfloat16 checkpoint gives bfloat16
+        A pytree like ``params`` with the tensors as JAX arrays, in memory of their own, each with
+        the shape of its leaf and the dtype of its tensor: a bfloat16 checkpoint gives bfloat16
         parameters.
 
     Raises:
         ValueError: If a tensor is missing, superfluous or of the wrong shape, if ``mapping`` does
             not give every leaf a tensor, or if JAX cannot hold a dtype (float64 without
             ``jax_enable_x64``).
-        TypeError: If a tensor is not one, or is of another kind than its leaf (an integer, say).
+        TypeError: If an argument or a tensor has the wrong type, or if a tensor is of another kind
+            than its leaf (an integer, say).
 
     Warns:
         UserWarning: If a tensor holds NaN; it is named.
@@ -64,7 +53,7 @@ def params_from_torch(
     Source: [torch.nn.Module.load_state_dict](
     <https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html>).
     """
-    layouts, leaves = layouts_by_name(mapping, params), leaves_by_path(params)
+    layouts, leaves = layouts_and_leaves(mapping, params)
     check_dict("model_state_dict", model_state_dict, "a dict, as model.state_dict() gives")
     check_torch_names("model_state_dict", model_state_dict)
     extra = [n for n in model_state_dict if n not in mapping and not is_running_statistic(n)]
@@ -83,54 +72,37 @@ def params_from_torch(
     return tree_of(arrays, layouts, params)
 
 
-def params_to_torch(
-    params: Any, mapping: Mapping[str, LeafLayout | str | None]
-) -> dict[str, np.ndarray]:
+def params_to_torch(params: Any, mapping: Mapping[str, LeafLayout | str | None]) -> dict[str, Any]:
     """A pytree of parameters as the weights of a torch module, bit for bit.
 
-    ``torch.from_numpy`` makes a tensor of an array, save of a bfloat16 one, which NumPy holds as
-    `ml_dtypes.bfloat16`: ``torch.from_numpy(array.view("int16")).view(torch.bfloat16)``.
-    `safetensors.numpy.save_file` takes all of them.
+    Like [`optimizer_to_torch`][], it gives torch tensors where the process has imported torch, and
+    NumPy arrays in a process without torch: `torch.nn.Module.load_state_dict` takes the former,
+    `safetensors.numpy.save_file` the latter.
 
     Args:
         params: The pytree of parameters.
         mapping: As for [`params_from_torch`][].
 
     Returns:
-        A dict from torch names to arrays, in torch's layouts and the dtypes of the parameters, each
-        writable, in C order and in memory of its own. Without the running statistics,
-        ``load_state_dict`` needs ``strict=False``.
+        A dict from torch names to tensors or arrays, in torch's layouts and the dtypes of the
+        parameters, each writable and in memory of its own. As the dict lacks the running statistics
+        of batch norms, ``load_state_dict`` needs ``strict=False`` for a module that has some.
 
     Raises:
         ValueError: If ``mapping`` does not give every leaf a name.
-        TypeError: If an entry of ``mapping`` is not of its types.
+        TypeError: If an argument has the wrong type, or if torch is imported and does not have the
+            dtype of a leaf.
 
     Examples:
         >>> import jax.numpy as jnp
         >>> from adadelta_jax.torch_interop import match_flax_params, params_to_torch
         >>> params = {"fc": {"kernel": jnp.array([[1.0], [2.0]])}}
         >>> mapping = match_flax_params({"fc.weight": (1, 2)}, params)
-        >>> params_to_torch(params, mapping)
-        {'fc.weight': array([[1., 2.]], dtype=float32)}
+        >>> params_to_torch(params, mapping)["fc.weight"].tolist()
+        [[1.0, 2.0]]
 
     Source: [torch.nn.Module.load_state_dict](
     <https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html>).
     """
-    layouts, leaves = layouts_by_name(mapping, params), leaves_by_path(params)
-    return {
-        name: from_leaf(np.asarray(leaves[layout.path]), layout) for name, layout in layouts.items()
-    }
-
-
-def warn_of_nan(arrays: Mapping[str, jax.Array]) -> None:
-    """Warn of the arrays with NaN inside."""
-    names = [name for name, array in arrays.items() if jnp.isnan(array).any()]
-    if names:
-        warnings.warn(f"loaded with NaN inside: {', '.join(names)}", UserWarning, stacklevel=3)
-
-
-def tree_of(values: Mapping[str, Any], layouts: Mapping[str, LeafLayout], params: Any) -> Any:
-    """The values of torch names as a tree like `params`, masked where there is no value."""
-    by_path = {layouts[name].path: value for name, value in values.items()}
-    masked = optax.MaskedNode()
-    return jax.tree.map_with_path(lambda path, _: by_path.get(path_name(path), masked), params)
+    layouts, leaves = layouts_and_leaves(mapping, params)
+    return {name: write_leaf(name, leaves[layout.path], layout) for name, layout in layouts.items()}
