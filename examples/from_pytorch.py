@@ -1,10 +1,11 @@
-"""Move a live training run from PyTorch to JAX and back, without losing a step.
+"""Move a training run from PyTorch to JAX and back, without losing a step.
 
 A small convolutional network learns the 1797 handwritten digits that come with scikit-learn. The
-run starts in PyTorch and is saved to a file; from there it goes on in PyTorch, in Flax, and in Flax
-and then in PyTorch again. All three see the same batches, so their losses should be the same.
+run starts in PyTorch and is saved to a file. From there it continues in three ways: in PyTorch, in
+Flax, and in Flax and then in PyTorch again. All three see the same batches, so that their losses
+should be equal.
 
-Besides what the other examples need: pip install torch safetensors
+It needs more packages than the other examples: pip install torch safetensors
 """
 
 import argparse
@@ -33,7 +34,7 @@ from adadelta_jax.torch_interop import (
 
 
 class TorchNetwork(torch.nn.Module):
-    """Two convolutions with a batch norm between them, and a linear layer behind them."""
+    """Two convolutions with a batch norm between them, then a linear layer."""
 
     def __init__(self):
         super().__init__()
@@ -97,13 +98,13 @@ def train_in_torch(
 
 
 def save(model: torch.nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """What a run of torch saves, and the weights once more as safetensors."""
+    """Save a run of torch, and its weights once more as safetensors."""
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, path)
     safetensors.torch.save_file(model.state_dict(), path.with_suffix(".safetensors"))
 
 
 def load_in_torch(path: Path) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
-    """A run of torch as it was saved."""
+    """Restore a run of torch."""
     checkpoint = torch.load(path, weights_only=True)
     model = TorchNetwork()
     optimizer = torch.optim.Adadelta(model.parameters())
@@ -113,11 +114,12 @@ def load_in_torch(path: Path) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
 
 
 class FlaxRun:
-    """A run that was saved by torch, going on in Flax."""
+    """A run saved by torch that continues in Flax."""
 
     def __init__(self, path: Path):
         checkpoint = torch.load(path, weights_only=True)
-        weights = safetensors.numpy.load_file(path.with_suffix(".safetensors"))  # as good a source
+        # checkpoint["model"] would serve as well.
+        weights = safetensors.numpy.load_file(path.with_suffix(".safetensors"))
         self.torch_groups = checkpoint["optimizer"]["param_groups"]
 
         model = FlaxNetwork(nnx.Rngs(0))
@@ -155,11 +157,10 @@ class FlaxRun:
         return losses
 
     def save_for_torch(self, path: Path) -> None:
-        """Write the file that torch would have written."""
+        """Write the file that torch would have written at this step."""
         model = TorchNetwork()
-        arrays = params_to_torch(self.params, self.mapping)
-        arrays |= params_to_torch(self.statistics, STATISTICS)
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        tensors = params_to_torch(self.params, self.mapping)
+        tensors |= params_to_torch(self.statistics, STATISTICS)
         model.load_state_dict(tensors, strict=False)  # a batch norm's count of batches stays here
         optimizer = torch.optim.Adadelta(model.parameters())
         optimizer.load_state_dict(
@@ -203,7 +204,7 @@ def report(runs: dict[str, list[float]]) -> None:
 
 
 def draw(runs: dict[str, list[float]], path: Path) -> None:
-    """Save the three curves, each over the one before it, and where the run moved."""
+    """Draw the three curves, each over the one before it, and lines where the run moved."""
     figure = Figure(figsize=(9, 5), dpi=150, layout="constrained")
     axes = figure.subplots()
     looks = [("#cbd5e1", 9, "-"), ("#2563eb", 4, "-"), ("#dc2626", 1.5, "--")]

@@ -1,4 +1,4 @@
-"""What a clear error is: one that this package raises in words of its own."""
+"""An error is clear if this package itself raises it."""
 
 import os
 import traceback

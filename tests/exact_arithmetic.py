@@ -1,4 +1,4 @@
-"""One step of Adadelta in arithmetic far more exact than the dtype's, and errors measured in it."""
+"""One step of Adadelta in far more exact arithmetic, and errors in units in the last place."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ _mpmath_sqrt = np.frompyfunc(MPMATH.sqrt, 1, 1)
 
 
 class Step(NamedTuple):
-    """What the update rule returns."""
+    """The results of the update rule."""
 
     delta: np.ndarray
     square_avg: np.ndarray
@@ -24,7 +24,7 @@ class Step(NamedTuple):
 
 
 def exact_step(grad, square_avg, acc_delta, rho, eps, in_mpmath=False):
-    """The result that the update rule documents, with `rho` and `eps` the very numbers given."""
+    """The result that the update rule documents, with `rho` and `eps` exact."""
     least_eps = max(eps, float(np.finfo(grad.dtype).tiny) * 2**22)
     in_mpmath = in_mpmath or grad.dtype != np.float32 or not LONG_DOUBLE_SUFFICES
     real, sqrt = (_to_mpmath, _mpmath_sqrt) if in_mpmath else (np.longdouble, np.sqrt)
@@ -36,13 +36,13 @@ def exact_step(grad, square_avg, acc_delta, rho, eps, in_mpmath=False):
 
 
 def saturated(grad):
-    """The gradient as the rule counts it: its square stays 2⁻¹¹ below the largest number."""
+    """The gradient as the rule clamps it: its square stays 2⁻¹¹ below the largest number."""
     limit = np.asarray(np.sqrt(float(np.finfo(grad.dtype).max)) * (1 - 2**-12), grad.dtype)
     return np.clip(grad, -limit, limit)
 
 
 def is_normal(exact, dtype):
-    """Where an exact value lies among the normal numbers of `dtype`."""
+    """Whether each exact value is a normal number of `dtype`."""
     info = np.finfo(dtype)
     return ((np.abs(exact) >= info.tiny) & (np.abs(exact) <= info.max)).astype(bool)
 

@@ -1,13 +1,11 @@
-"""Parameters in groups, their gradients and labels, and steps with them."""
+"""Parameters in groups, with gradients and labels, and steps with them."""
 
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
 
-from adadelta_jax import (
-    label_by_path,
-)
+from adadelta_jax import label_by_path
 
 PATHS = ("body/0/bias", "body/0/kernel", "body/1/kernel", "head/kernel")
 SETTINGS = {"rho": 0.95, "eps": 1e-4, "weight_decay": 0.1}
@@ -59,6 +57,4 @@ def group_states(state):
 
 
 def adadelta_states(state):
-    return [
-        found for _, found in optax.tree_utils.tree_get_all_with_path(state, "ScaleByAdadeltaState")
-    ]
+    return [found for _, found in optax.tree.get_all_with_path(state, "ScaleByAdadeltaState")]

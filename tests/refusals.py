@@ -1,6 +1,7 @@
-"""A sound problem to spoil, and what a refusal of it has to be."""
+"""A sound problem to spoil, and a table of refusals: calls, errors and their words."""
 
 import copy
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from adadelta_jax import adadelta, scale_by_adadelta
 from adadelta_jax.torch_interop import LeafLayout, optimizer_from_torch
-from tests.fuzz.clear_errors import is_clear
+from tests.clear_errors import is_clear
 
 PARAMS = {"dense": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}}
 OPTIMIZER = adadelta()
@@ -25,7 +26,7 @@ WEIGHTS = {"fc.weight": np.ones((2, 3), np.float32), "fc.bias": np.ones(2, np.fl
 
 
 def optim_state_dict() -> dict[str, Any]:
-    """That of a torch optimizer after a step."""
+    """The state_dict of a torch optimizer after a step."""
     entries = {
         index: {"step": 1.0, "square_avg": array.copy(), "acc_delta": array.copy()}
         for index, array in enumerate(WEIGHTS.values())
@@ -47,15 +48,30 @@ def with_kernel(leaf: Any) -> dict[str, Any]:
 
 
 def cut(tree: Any) -> Any:
-    """The tree with arrays that are shorter."""
+    """The tree with shorter arrays."""
     return jax.tree.map(lambda array: array[:1], tree)
 
 
-def assert_refused(call: Callable[[], object], error: type[Exception], message: str) -> None:
-    """Raise unless the call is refused in these words, by this package itself."""
+def each_refusal(table: dict[str, tuple]) -> pytest.MarkDecorator:
+    """Run a test for each row of a table: name to call, type of error, and message.
+
+    A message is the whole text, or a regular expression for the whole text where JAX, NumPy or
+    Python words a part of it.
+    """
+    return pytest.mark.parametrize(("call", "error", "message"), table.values(), ids=table)
+
+
+def assert_refused(
+    call: Callable[[], object], error: type[Exception], message: str | re.Pattern[str]
+) -> None:
+    """Raise unless this package itself refuses the call, in these words."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what NumPy or JAX warns of on the way is no refusal
+        warnings.simplefilter("ignore")  # NumPy and JAX warn on the way to some refusals
         with pytest.raises(error) as raised:
             call()
-    assert str(raised.value) == message
+    text = str(raised.value)
+    if isinstance(message, str):
+        assert text == message
+    else:
+        assert message.fullmatch(text), text
     assert is_clear(raised.value)

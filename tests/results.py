@@ -1,4 +1,4 @@
-"""Numbers that a long run of tests leaves for the documents."""
+"""Numbers that a long run of tests writes for the documents."""
 
 import json
 import os
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def record(benchmark: str, row: dict[str, Any]) -> None:
-    """Add a line to the results of a run, where ``ADADELTA_JAX_RESULTS`` names a folder for them.
+    """Add a line to the results of a run, if ``ADADELTA_JAX_RESULTS`` names a folder for them.
 
-    Several processes may add to one file, so that each line is a JSON object of its own.
+    Each line is a JSON object, so that several processes can add to one file.
     """
     folder = os.environ.get("ADADELTA_JAX_RESULTS")
     if folder:

@@ -1,8 +1,9 @@
-"""The effective learning rate of every kind of state and accumulator, and summaries of arrays."""
+"""Effective learning rates of every kind of state and accumulator, and summaries of arrays."""
 
 import math
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,11 +39,6 @@ def expected_rate(state, eps=1e-6):
     )
 
 
-def assert_close(tree, expected, rtol=1e-6):
-    assert jax.tree.structure(tree) == jax.tree.structure(expected)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol), tree, expected)
-
-
 @pytest.mark.parametrize(
     "wrapped",
     [
@@ -52,14 +48,16 @@ def assert_close(tree, expected, rtol=1e-6):
         optax.MultiSteps(adadelta(), 1),
     ],
 )
-def test_it_is_that_of_the_accumulators_wherever_the_state_is(wrapped):
+def test_the_effective_learning_rate_is_that_of_the_accumulators_at_any_depth_of_the_state(wrapped):
     expected = expected_rate(after_steps(scale_by_adadelta()))
-    assert_close(effective_learning_rate(after_steps(wrapped)), expected)
+    chex.assert_trees_all_close(effective_learning_rate(after_steps(wrapped)), expected)
 
 
-def test_it_has_the_eps_that_it_is_given():
+def test_the_effective_learning_rate_has_the_eps_that_it_is_given():
     state = after_steps(scale_by_adadelta())
-    assert_close(effective_learning_rate(state, eps=0.5), expected_rate(state, eps=0.5))
+    chex.assert_trees_all_close(
+        effective_learning_rate(state, eps=0.5), expected_rate(state, eps=0.5)
+    )
 
 
 @pytest.mark.parametrize(
@@ -69,25 +67,27 @@ def test_it_has_the_eps_that_it_is_given():
         {"body": {"kernel": "one"}, "head": {"kernel": "other"}},
     ],
 )
-def test_the_groups_of_param_groups_are_put_together(labels):
+def test_the_rates_of_all_groups_form_one_tree(labels):
     state = after_steps(param_groups({"one": {"rho": 0.5}, "other": {}}, labels))
     rates = effective_learning_rate(state)
     body = after_steps(scale_by_adadelta(rho=0.5))
     head = after_steps(scale_by_adadelta())
-    assert_close(rates["body"], expected_rate(body)["body"])
-    assert_close(rates["head"], expected_rate(head)["head"])
+    chex.assert_trees_all_close(rates["body"], expected_rate(body)["body"])
+    chex.assert_trees_all_close(rates["head"], expected_rate(head)["head"])
 
 
-def test_a_frozen_parameter_has_none():
+def test_a_frozen_parameter_has_no_effective_learning_rate():
     labels = {"body": "frozen", "head": "trained"}
     state = after_steps(param_groups({"frozen": None, "trained": {}}, labels))
     rates = effective_learning_rate(state)
     assert rates["body"] == optax.MaskedNode()
-    assert_close(rates["head"], expected_rate(after_steps(scale_by_adadelta()))["head"])
+    chex.assert_trees_all_close(
+        rates["head"], expected_rate(after_steps(scale_by_adadelta()))["head"]
+    )
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [("bfloat16", 0.02), ("float16", 0.02), ("int8", 0.3)])
-def test_accumulators_in_few_bits_have_one_too(dtype, rtol):
+def test_accumulators_in_few_bits_have_effective_learning_rates_too(dtype, rtol):
     state = after_steps(scale_by_adadelta(accumulator_dtype=dtype))
     rates = effective_learning_rate(state)
     expected = expected_rate(after_steps(scale_by_adadelta()))
@@ -96,7 +96,7 @@ def test_accumulators_in_few_bits_have_one_too(dtype, rtol):
         assert np.median(np.abs(rate / exact - 1)) < rtol
 
 
-def test_the_parts_of_a_complex_parameter_have_their_own():
+def test_the_parts_of_a_complex_parameter_have_separate_rates():
     params = {"z": jnp.ones(4, jnp.complex64)}
     state = scale_by_adadelta().init(params)
     state = state._replace(
@@ -112,25 +112,15 @@ def test_an_eps_of_zero_before_the_first_step_gives_zero_not_nan():
     np.testing.assert_array_equal(effective_learning_rate(state, eps=0.0), [0, 0])
 
 
-def test_it_runs_under_jit():
+def test_effective_learning_rates_are_the_same_under_jit():
     state = after_steps(adadelta())
-    assert_close(jax.jit(effective_learning_rate)(state), effective_learning_rate(state))
-
-
-def test_a_state_without_accumulators_is_refused():
-    with pytest.raises(
-        ValueError, match=r"^opt_state holds no ScaleByAdadeltaState: pass the state"
-    ):
-        effective_learning_rate(optax.sgd(0.1).init(PARAMS))
-
-
-def test_a_wrong_eps_is_refused():
-    with pytest.raises(ValueError, match=re.escape("eps must be >= 0, got -1")):
-        effective_learning_rate(after_steps(adadelta()), eps=-1)
+    chex.assert_trees_all_close(
+        jax.jit(effective_learning_rate)(state), effective_learning_rate(state)
+    )
 
 
 def exact(array):
-    """What NumPy makes of an array, in its own precision."""
+    """The summary of an array by NumPy, in its own precision."""
     numbers = np.asarray(array)
     if np.iscomplexobj(numbers):
         numbers = np.concatenate([numbers.real, numbers.imag], axis=None)
@@ -159,7 +149,7 @@ NUMBERS = {
 
 
 @pytest.mark.parametrize("numbers", NUMBERS.values(), ids=NUMBERS)
-def test_a_summary_is_that_of_numpy(numbers):
+def test_a_summary_agrees_with_numpy(numbers):
     array = np.array(numbers, "f4")
     for result in (summary(array), jax.jit(summary)(array)):
         assert isinstance(result, Summary)
@@ -227,7 +217,7 @@ def test_an_empty_array_has_nan(shape):
     assert np.isnan(summary(jnp.zeros(shape))).all()
 
 
-def test_the_tree_is_kept_and_numbers_are_arrays():
+def test_a_summary_keeps_the_tree_and_takes_numbers():
     tree = {"a": [jnp.array([1.0, 2.0]), None], "b": optax.MaskedNode(), "c": 3}
     expected = {
         "a": [Summary(1.0, 1.5, 2.0), None],
@@ -238,14 +228,14 @@ def test_the_tree_is_kept_and_numbers_are_arrays():
 
 
 @pytest.mark.parametrize("shape", [(6,), (2**15,)])
-def test_it_summarises_each_array_under_vmap(shape):
+def test_each_array_is_summarised_under_vmap(shape):
     arrays = spread((5, *shape))
     expected = [summary(array) for array in arrays]
     np.testing.assert_array_equal(np.transpose(jax.vmap(summary)(arrays)), np.array(expected, "f4"))
 
 
-def test_it_needs_no_scratch_that_grows_with_the_array():
-    """But for the magnitudes that XLA keeps in JAX before 0.10.2."""
+def test_a_summary_needs_no_scratch_that_grows_with_the_array():
+    """Except for the magnitudes, which XLA keeps in JAX before 0.10.2."""
     kept = 4 if jax.__version_info__ < (0, 10, 2) else 0
 
     def scratch_of(shape):
@@ -296,8 +286,3 @@ def test_rates_of_every_accumulator_and_group_are_summarised_in_the_step(accumul
     assert summaries["a"] == optax.MaskedNode()
     np.testing.assert_allclose(summaries["b"], exact(rates["b"]), rtol=1e-6)
     np.testing.assert_allclose(summaries["c"], summary(rates["c"]), rtol=1e-6)
-
-
-def test_what_is_no_array_is_refused():
-    with pytest.raises(TypeError, match=r"^w must be an array, got str$"):
-        summary({"w": "text"})

@@ -4,18 +4,13 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
-import pytest
 from flax import nnx
 
-from adadelta_jax import (
-    adadelta,
-    label_by_path,
-    param_groups,
-)
-from tests.grouped_parameters import LABELS, PARAMS, PATHS, without_body
+from adadelta_jax import adadelta, label_by_path, param_groups
+from tests.grouped_parameters import LABELS, PARAMS, without_body
 
 
-def test_the_first_rule_found_anywhere_in_the_path_decides():
+def test_the_first_rule_whose_expression_is_found_in_the_path_gives_the_label():
     labels = label_by_path({"^head": "a", "bias": "b", "kernel$": "c"}, default="d")
     expected = {"body": [{"bias": "b", "kernel": "c"}, {"kernel": "c"}], "head": {"kernel": "a"}}
     assert labels(PARAMS) == expected
@@ -23,12 +18,12 @@ def test_the_first_rule_found_anywhere_in_the_path_decides():
     assert label_by_path({}, "a")(PARAMS)["head"] == {"kernel": "a"}
 
 
-def test_where_there_is_no_gradient_it_is_labelled_as_its_parameter_is():
+def test_a_gradient_of_none_is_labelled_as_its_parameter_is():
     labels = label_by_path({"^body/0": "a", "^head": "b"}, default="c")
     assert labels(without_body(PARAMS)) == labels(PARAMS)
 
 
-def test_labels_by_path_serve_optax_partition_too():
+def test_labels_by_path_work_in_optax_partition_too():
     transforms = {"slow": optax.sgd(0.1), "fast": adadelta()}
     states = [
         optax.partition(transforms, LABELS[k]).init(PARAMS) for k in ("label_by_path", "tree")
@@ -43,42 +38,3 @@ def test_an_nnx_state_is_labelled_by_the_names_of_its_modules():
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
     assert jnp.all(updates["bias"].get_value() == 0)
     assert jnp.all(updates["kernel"].get_value() < 0)
-
-
-@pytest.mark.parametrize(
-    ("rules", "default", "error", "message"),
-    [
-        (["a"], "x", TypeError, "rules must map regular expressions to labels, got ['a']"),
-        ({"a": None}, "x", TypeError, "rules: the label of 'a' must be a string, got None"),
-        ({3: "a"}, "x", TypeError, "rules: a regular expression must be a string, got 3"),
-        ({"a": "x"}, None, TypeError, "default must be a label, a string, got None"),
-        (
-            {"a": "x", "b(": "x"},
-            "x",
-            ValueError,
-            "rules: 'b(' is not a regular expression: missing ), unterminated subpattern at "
-            "position 1",
-        ),
-    ],
-)
-def test_wrong_rules_are_named_at_once(rules, default, error, message):
-    with pytest.raises(error) as raised:
-        label_by_path(rules, default)
-    assert str(raised.value) == message
-
-
-@pytest.mark.parametrize(
-    ("rules", "message"),
-    [
-        ({"tail": "a"}, f"rules: 'tail' matches no parameter: there are {', '.join(PATHS)}"),
-        (
-            {"kernel": "a", "^head/kernel": "b"},
-            "rules: '^head/kernel' only matches parameters that an earlier rule has labelled: "
-            "put the more specific rule first",
-        ),
-    ],
-)
-def test_a_rule_that_labels_nothing_is_named(rules, message):
-    with pytest.raises(ValueError, match="rules") as error:
-        label_by_path(rules, "x")(PARAMS)
-    assert str(error.value) == message

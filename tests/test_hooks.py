@@ -1,14 +1,10 @@
-"""`with_step_hooks`: what hooks are given, what they may give back, and what they leave alone."""
-
-from types import SimpleNamespace
+"""`with_step_hooks` passes hooks the step's trees, and uses the trees that they return."""
 
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
-import torch
 
 from adadelta_jax import adadelta, scale_by_adadelta, with_step_hooks
 
@@ -30,7 +26,7 @@ def test_a_pre_step_hook_sees_the_state_before_the_step_and_a_post_step_hook_the
     before = optimizer.init(PARAMS)
     updates, after = optimizer.update(GRADS, before, PARAMS)
     chex.assert_trees_all_equal(calls, [(GRADS, before, PARAMS), (updates, after, PARAMS)])
-    assert optax.tree_utils.tree_get(after, "count") == 1
+    assert optax.tree.get(after, "count") == 1
 
 
 @pytest.mark.parametrize("hook", [None, lambda tree, state, params: None])
@@ -43,14 +39,14 @@ def test_hooks_that_return_nothing_change_nothing(hook):
     )
 
 
-def test_what_a_pre_step_hook_returns_takes_the_place_of_the_gradients():
+def test_the_result_of_a_pre_step_hook_replaces_the_gradients():
     state = adadelta().init(PARAMS)
     result = with_step_hooks(adadelta(), pre_step=halve).update(GRADS, state, PARAMS)
     halved = halve(GRADS, state, PARAMS)
     chex.assert_trees_all_equal(result, adadelta().update(halved, state, PARAMS))
 
 
-def test_what_a_post_step_hook_returns_takes_the_place_of_the_updates_and_not_of_the_state():
+def test_the_result_of_a_post_step_hook_replaces_the_updates_and_not_the_state():
     state = adadelta().init(PARAMS)
     result = with_step_hooks(adadelta(), post_step=halve).update(GRADS, state, PARAMS)
     updates, new_state = adadelta().update(GRADS, state, PARAMS)
@@ -101,107 +97,23 @@ def test_extra_arguments_are_kept_from_an_optimizer_that_takes_none():
     chex.assert_trees_all_equal(result, scale_by_adadelta().update(GRADS, state, PARAMS))
 
 
-def test_hooks_are_traced_once_and_report_from_every_step():
-    traces, reports = [], []
+def test_a_hook_reports_from_every_step_of_a_compiled_optimizer():
+    reports = []
 
     def report(updates, state, params):
-        traces.append(updates)
-        count = optax.tree_utils.tree_get(state, "count")
-        jax.debug.callback(lambda count: reports.append(int(count)), count)
+        jax.debug.callback(lambda count: reports.append(int(count)), optax.tree.get(state, "count"))
 
     optimizer = with_step_hooks(adadelta(), pre_step=halve, post_step=report)
     step, state = jax.jit(optimizer.update), optimizer.init(PARAMS)
     for _ in range(3):
         _, state = step(GRADS, state, PARAMS)
     jax.effects_barrier()
-    assert len(traces) == 1
     assert sorted(reports) == [1, 2, 3]  # the order of unordered callbacks is not promised
 
 
 def test_tree_map_params_reaches_through_hooks():
     optimizer = with_step_hooks(adadelta(), pre_step=halve)
-    ones = optax.tree_utils.tree_map_params(optimizer, jnp.ones_like, optimizer.init(PARAMS))
+    ones = optax.tree.map_params(optimizer, jnp.ones_like, optimizer.init(PARAMS))
     chex.assert_trees_all_equal(
-        optax.tree_utils.tree_get(ones, "square_avg"), jax.tree.map(jnp.ones_like, PARAMS)
+        optax.tree.get(ones, "square_avg"), jax.tree.map(jnp.ones_like, PARAMS)
     )
-
-
-def test_hooks_step_as_those_of_torch_do():
-    with jax.enable_x64(True):
-        weights, gradient = np.array([1.0, -2.0, 3.0]), np.array([5.0, -0.1, 0.7])
-
-        optimizer = with_step_hooks(
-            adadelta(), pre_step=lambda grads, *_: optax.tree.clip(grads, -1.0, 1.0)
-        )
-        params = jnp.asarray(weights)
-        state = optimizer.init(params)
-
-        tensor = torch.nn.Parameter(torch.tensor(weights))
-        reference = torch.optim.Adadelta([tensor])
-
-        def clip_in_place(optimizer, args, kwargs):
-            tensor.grad.clamp_(-1.0, 1.0)
-
-        reference.register_step_pre_hook(clip_in_place)
-        for factor in (1.0, 0.2, 3.0):
-            updates, state = optimizer.update(jnp.asarray(factor * gradient), state, params)
-            params = optax.apply_updates(params, updates)
-            tensor.grad = torch.tensor(factor * gradient)
-            reference.step()
-            np.testing.assert_allclose(params, tensor.detach().numpy(), rtol=1e-13)
-
-
-@pytest.mark.parametrize("name", ["pre_step", "post_step"])
-def test_a_hook_that_cannot_be_called_is_named(name):
-    with pytest.raises(TypeError) as error:
-        with_step_hooks(adadelta(), **{name: 3})
-    assert str(error.value) == f"{name} must be a function (updates, state, params), got 3"
-
-
-@pytest.mark.parametrize("init", [None, 3])
-def test_what_has_no_init_that_can_be_called_is_no_optimizer(init):
-    without = SimpleNamespace(init=init, update=lambda *_: None)
-    with pytest.raises(TypeError) as error:
-        with_step_hooks(without)
-    assert str(error.value) == (
-        f"optimizer must be an optax.GradientTransformation, got {without!r}"
-    )
-
-
-@pytest.mark.parametrize(
-    ("hook", "returned", "message"),
-    [
-        (
-            "pre_step",
-            (PARAMS, ()),
-            "pre_step must return a tree like the gradients, PyTreeDef({'bias': *, 'kernel': *}), "
-            "or None, got PyTreeDef(({'bias': *, 'kernel': *}, ()))",
-        ),
-        (
-            "post_step",
-            {"bias": PARAMS["bias"]},
-            "post_step must return a tree like the updates, PyTreeDef({'bias': *, 'kernel': *}), "
-            "or None, got PyTreeDef({'bias': *})",
-        ),
-        (
-            "pre_step",
-            {**PARAMS, "kernel": jnp.ones(4)},
-            "pre_step must keep the shapes of the gradients: that of kernel is (2, 2), got (4,)",
-        ),
-        (
-            "pre_step",
-            {"bias": None, "kernel": jnp.ones(4)},
-            "pre_step must keep the shapes of the gradients: that of kernel is (2, 2), got (4,)",
-        ),
-        (
-            "post_step",
-            {**PARAMS, "bias": None},
-            "post_step must keep the shapes of the updates: that of bias is (1,), got None",
-        ),
-    ],
-)
-def test_a_hook_that_returns_another_tree_is_named_with_what_it_returned(hook, returned, message):
-    optimizer = with_step_hooks(adadelta(), **{hook: lambda *_: returned})
-    with pytest.raises(ValueError, match="must") as error:
-        optimizer.update(GRADS, optimizer.init(PARAMS), PARAMS)
-    assert str(error.value) == message

@@ -1,10 +1,6 @@
-"""Where the state of every kind of optimizer lives, and what is said of what cannot be."""
+"""`state_shardings` shards the state of every kind of optimizer like its parameters."""
 
-import importlib
-import math
-import re
 import tracemalloc
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +87,7 @@ def test_the_shardings_have_the_structure_of_the_state(name, zero_axis):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_what_is_shaped_like_a_parameter_is_sharded_like_it_and_all_else_is_everywhere(name):
+def test_arrays_like_a_parameter_are_sharded_like_it_and_all_others_are_replicated(name):
     optimizer = OPTIMIZERS[name]
     state = by_path(jax.eval_shape(optimizer.init, PARAMS))
     shardings = by_path(state_shardings(optimizer, PARAMS, PARAM_SHARDINGS))
@@ -136,13 +132,13 @@ def test_zero_shards_accumulators_over_the_first_free_dimension_that_divides():
         "body": {"kernel": ("data", "model")},
         "head": {"kernel": ("model", None), "bias": (None,), "scale": ()},
     }
-    for averages in (state.square_avg, state.acc_delta):
-        specs = jax.tree.map(lambda s, p: padded(s, p.shape), averages, PARAMS)
+    for accumulators in (state.square_avg, state.acc_delta):
+        specs = jax.tree.map(lambda s, p: padded(s, p.shape), accumulators, PARAMS)
         assert specs == expected
     assert tuple(state.count.spec) == ()
 
 
-def test_zero_leaves_alone_what_is_not_an_accumulator():
+def test_zero_shards_nothing_but_accumulators():
     optimizer = optax.MultiSteps(adadelta(), every_k_schedule=4)
     plain = state_shardings(optimizer, PARAMS, PARAM_SHARDINGS)
     zero = state_shardings(optimizer, PARAMS, PARAM_SHARDINGS, zero_axis="data")
@@ -173,7 +169,7 @@ def test_one_sharding_stands_for_all_parameters():
 
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_state_can_be_made_so(name, axis_type):
+def test_a_state_can_be_put_where_the_shardings_say(name, axis_type):
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(axis_type,) * 2)
     shardings = jax.tree.map(lambda s: sharded(s.spec, mesh), PARAM_SHARDINGS)
     with jax.set_mesh(mesh):
@@ -200,64 +196,8 @@ def test_init_puts_accumulators_where_their_parameters_are(accumulator_dtype, ax
         assert array.sharding.is_equivalent_to(sharding, 2)
 
 
-def raises(error, message):
-    return pytest.raises(error, match=f"^{re.escape(message)}")
-
-
-def test_an_axis_that_the_mesh_lacks_is_named():
-    message = "zero_axis must be an axis of the mesh, one of 'data', 'model', got 'batch'"
-    with raises(ValueError, message):
-        state_shardings(adadelta(), PARAMS, PARAM_SHARDINGS, zero_axis="batch")
-
-
-def test_a_parameter_that_is_already_sharded_over_the_axis_is_named():
-    message = (
-        "zero_axis must be an axis over which no parameter is sharded, got 'model', "
-        "over which body/kernel is"
-    )
-    with raises(ValueError, message):
-        state_shardings(adadelta(), PARAMS, PARAM_SHARDINGS, zero_axis="model")
-    with raises(ValueError, message):
-        both = sharded([None, ("data", "model")])
-        shardings = {**PARAM_SHARDINGS, "body": {"kernel": both}}
-        state_shardings(adadelta(), PARAMS, shardings, zero_axis="model")
-
-
-def test_a_sharding_that_does_not_fit_its_parameter_is_named():
-    shardings = {"body": PARAM_SHARDINGS["body"], "head": sharded(["model"])}
-    with raises(ValueError, "head/scale, of shape (), cannot be sharded as "):
-        state_shardings(adadelta(), PARAMS, shardings)
-
-
-def test_what_is_no_named_sharding_is_refused():
-    single = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    with raises(TypeError, "the sharding of body/kernel must be a NamedSharding, got Single"):
-        state_shardings(adadelta(), PARAMS, single)
-    with raises(TypeError, "the sharding of body/kernel must be a NamedSharding, got P"):
-        state_shardings(adadelta(), PARAMS, SPECS)
-
-
-def test_shardings_of_other_parameters_are_refused():
-    with raises(ValueError, "param_shardings does not match params: "):
-        state_shardings(adadelta(), PARAMS, {"body": sharded([])})
-
-
-def test_a_state_that_hides_its_parameters_is_refused():
-    with raises(ValueError, "optimizer must have a state in which optax.tree_map_params finds"):
-        state_shardings(optax.flatten(adadelta()), PARAMS, PARAM_SHARDINGS)
-
-
-def test_no_parameters_are_refused():
-    with raises(ValueError, "params has no parameter"):
-        state_shardings(adadelta(), {}, sharded([]))
-
-
-def test_seventy_billion_parameters_take_no_memory_to_plan(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
-    state_bytes = importlib.import_module("state_bytes")
-    params = state_bytes.works(quick=False)["llama_70b"]
-    parameters = sum(math.prod(p.shape) for p in jax.tree.leaves(params))
-    assert 70e9 < parameters < 71e9
+def test_seventy_billion_parameters_take_no_memory_to_plan():
+    params = {f"layer{i}": jax.ShapeDtypeStruct((8192, 107_520), jnp.bfloat16) for i in range(80)}
     everywhere = sharded([], AbstractMesh((64,), ("data",)))
     tracemalloc.start()
     state = jax.eval_shape(adadelta().init, params)
@@ -265,4 +205,4 @@ def test_seventy_billion_parameters_take_no_memory_to_plan(monkeypatch):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1e9
-    assert bytes_per_device(state, shardings) == 8 * parameters / 64 + 4
+    assert bytes_per_device(state, shardings) == 8 * 80 * 8192 * 107_520 / 64 + 4

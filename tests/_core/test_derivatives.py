@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
 from jax.flatten_util import ravel_pytree
 
 from adadelta_jax import adadelta
@@ -123,7 +122,7 @@ def test_derivatives_reach_through_the_state_that_a_run_starts_from():
     averages = [jnp.asarray([0.5, 0.1, 2.0]), jnp.asarray([0.01, 0.3, 0.02])]
 
     def run(square_avg, acc_delta):
-        state = optax.tree_utils.tree_set(start, square_avg=square_avg, acc_delta=acc_delta)
+        state = optax.tree.set(start, square_avg=square_avg, acc_delta=acc_delta)
         total = 0.0
         for grad in grads:
             updates, state = optimizer.update(grad, state)
@@ -135,6 +134,8 @@ def test_derivatives_reach_through_the_state_that_a_run_starts_from():
 
 def torch_run(params, grads, settings, **flags):
     """The run of `after_given_gradients` in torch, in which parameters are no leaves."""
+    import torch
+
     params = params.clone()
     optimizer = torch.optim.Adadelta([params], differentiable=True, **settings, **flags)
     total = 0.0
@@ -149,10 +150,13 @@ def as_torch(settings):
     return {"lr" if name == "learning_rate" else name: x for name, x in settings.items()}
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("maximize", [False, True])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.05])
 @pytest.mark.parametrize("steps", [1, 50])
 def test_derivatives_are_those_of_torch(steps, weight_decay, maximize):
+    import torch
+
     params, grads, settings = arguments(steps)
     settings = settings | {"weight_decay": weight_decay}
     leaves = [
@@ -173,8 +177,11 @@ def test_derivatives_are_those_of_torch(steps, weight_decay, maximize):
         np.testing.assert_allclose(own, their, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("name", ["learning_rate", "rho", "weight_decay"])
 def test_a_setting_that_torch_refuses_to_differentiate_has_its_derivative_here(name):
+    import torch
+
     params, grads, settings = arguments(steps=5)
     tensor = torch.tensor(settings[name], dtype=torch.float64, requires_grad=True)
     tensors = [torch.tensor(np.asarray(each)) for each in (params, grads)]

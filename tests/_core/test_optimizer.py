@@ -121,7 +121,7 @@ def test_parameters_keep_their_dtype_whatever_that_of_the_settings(dtype, learni
         jnp.array(0.1)
     )
     chex.assert_trees_all_equal_dtypes(updates, params)
-    assert optax.tree_utils.tree_get(state, "square_avg")["bias"].dtype == jnp.float32
+    assert optax.tree.get(state, "square_avg")["bias"].dtype == jnp.float32
 
 
 @pytest.mark.parametrize("settings", [{}, {"weight_decay": 0.1}, {"maximize": True}])
@@ -133,7 +133,7 @@ def test_a_parameter_whose_gradient_is_none_stays(settings, decoupled_weight_dec
     updates, new_state = jax.jit(optimizer.update)(grads, state, params)
     np.testing.assert_array_equal(updates["bias"], 0)
     for name in ("square_avg", "acc_delta"):
-        before, after = (optax.tree_utils.tree_get(s, name) for s in (state, new_state))
+        before, after = (optax.tree.get(s, name) for s in (state, new_state))
         np.testing.assert_array_equal(after["bias"], before["bias"])
         assert np.any(after["kernel"] != before["kernel"])
 
@@ -233,7 +233,7 @@ def test_masked_leaves_the_masked_parameters_alone():
     params, state = run(optimizer)
     np.testing.assert_array_equal(params["bias"], PARAMS["bias"])
     np.testing.assert_array_equal(params["kernel"], run(adadelta(weight_decay=0.1))[0]["kernel"])
-    assert isinstance(optax.tree_utils.tree_get(state, "square_avg")["bias"], optax.MaskedNode)
+    assert isinstance(optax.tree.get(state, "square_avg")["bias"], optax.MaskedNode)
 
 
 def test_apply_if_finite_contains_a_gradient_that_is_not_finite():
@@ -247,13 +247,13 @@ def test_apply_if_finite_contains_a_gradient_that_is_not_finite():
 def test_tree_map_params_and_tree_get_find_the_accumulators():
     optimizer = adadelta(weight_decay=0.1)
     _, state = run(optimizer)
-    doubled = optax.tree_utils.tree_map_params(optimizer, lambda leaf: 2 * leaf, state)
+    doubled = optax.tree.map_params(optimizer, lambda leaf: 2 * leaf, state)
     for name in ("square_avg", "acc_delta"):
         chex.assert_trees_all_equal(
-            optax.tree_utils.tree_get(doubled, name),
-            jax.tree.map(lambda leaf: 2 * leaf, optax.tree_utils.tree_get(state, name)),
+            optax.tree.get(doubled, name),
+            jax.tree.map(lambda leaf: 2 * leaf, optax.tree.get(state, name)),
         )
-    assert optax.tree_utils.tree_get(state, "count") == 3
+    assert optax.tree.get(state, "count") == 3
 
 
 def test_the_state_is_the_same_tree_however_the_settings_are_given():
@@ -284,7 +284,7 @@ def test_it_is_vmapped_over_settings_and_scanned_over_steps():
             return (optax.apply_updates(params, updates), state), None
 
         (params, _), _ = jax.lax.scan(body, (PARAMS, optimizer.init(PARAMS)), length=50)
-        return optax.tree_utils.tree_sum(jax.tree.map(jnp.cos, params))
+        return optax.tree.sum(jax.tree.map(jnp.cos, params))
 
     rates, rhos = jnp.array([0.5, 1.0, 2.0]), jnp.array([0.9, 0.95, 0.99])
     together = jax.jit(jax.vmap(final_loss))(rates, rhos)
@@ -296,7 +296,7 @@ def test_it_is_vmapped_over_settings_and_scanned_over_steps():
 def test_training_can_be_differentiated_with_respect_to_the_settings():
     def loss(settings):
         params, _ = run(adadelta(**settings))
-        return optax.tree_utils.tree_norm(params)
+        return optax.tree.norm(params)
 
     settings = {"learning_rate": 0.5, "rho": 0.9, "eps": 1e-2, "weight_decay": 0.1}
     with jax.enable_x64(True):

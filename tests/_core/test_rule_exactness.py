@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
 from optax._src.transform import ScaleByAdaDeltaState
 
 from adadelta_jax._core.rule import update_rule
@@ -47,6 +46,8 @@ def optax_step(grad, square_avg, acc_delta, rho, eps):
 
 
 def torch_step(grad, square_avg, acc_delta, rho, eps):
+    import torch
+
     grad, square_avg, acc_delta = map(torch.tensor, (grad, square_avg, acc_delta))
     param = torch.zeros_like(grad)
     param.grad = grad
@@ -145,6 +146,7 @@ def where_nothing_is_lost(exact, states, eps):
     )
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(("rho", "eps"), USUAL_SETTINGS)
 def test_updates_are_more_exact_than_those_of_torch_and_optax(rho, eps):
     states = training_states(seed=0)
@@ -209,6 +211,7 @@ def test_an_update_is_exact_where_the_plain_quotient_of_the_averages_leaves_the_
     assert error.max() <= MOST.delta
 
 
+@pytest.mark.torch
 def test_a_gradient_too_large_to_square_is_survived_where_torch_and_optax_are_not():
     grad = np.float32([1e20, -1e25, 3.4e38])
     states = grad, np.float32([0, 1e10, 3.4e38]), np.full(3, 1e-6, np.float32)

@@ -133,7 +133,7 @@ def test_init_takes_abstract_parameters_and_holds_no_memory():
 def test_tree_map_params_reaches_the_accumulators_and_not_the_count():
     params, optimizer = random_tree(0), scale_by_adadelta()
     state = optimizer.init(params)
-    state = optax.tree_utils.tree_map_params(optimizer, lambda leaf: leaf + 1, state)
+    state = optax.tree.map_params(optimizer, lambda leaf: leaf + 1, state)
     assert state.count == 0
     chex.assert_trees_all_equal(state.square_avg, jax.tree.map(jnp.ones_like, params))
     chex.assert_trees_all_equal(state.acc_delta, jax.tree.map(jnp.ones_like, params))

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
 
 from adadelta_jax import adadelta, carry_over_state, param_groups, scale_by_adadelta
 from adadelta_jax._core.transform import adadelta_states
@@ -255,7 +254,10 @@ def test_a_state_goes_from_half_precision_to_blocks_and_back(other):
     chex.assert_trees_all_close(accumulators(back), accumulators(state), rtol=1 / 8, atol=1e-7)
 
 
+@pytest.mark.torch
 def test_a_state_in_blocks_goes_to_torch_and_comes_back():
+    import torch
+
     _, state = after_steps()
     mapping = {"layer.bias": "bias", "layer.weight": "kernel"}
     optim_state = optimizer_to_torch(state, PARAMS, mapping, [{"rho": 0.9}])

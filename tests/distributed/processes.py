@@ -1,4 +1,4 @@
-"""Runs the examples as real processes, each of which has ended when its test has."""
+"""Runs of the examples in processes of their own, which end at the latest with the test."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-LONGEST = 240  # seconds: what takes more hangs, on however busy a machine
+LONGEST = 240  # seconds; a process that takes more hangs
 
 
 @contextlib.contextmanager
@@ -47,15 +47,15 @@ def started(script, *flags, **settings):
 
 
 def output_of(process):
-    """All that it has printed so far."""
+    """The output so far."""
     process.printed.seek(0)
     return process.printed.read()
 
 
 def wait_for(processes):
-    """Wait until all have ended, or one has failed, or time is up; what they printed, in order.
+    """The statuses and outputs of processes when all have ended, or one has failed, or time is up.
 
-    One that failed would leave the others waiting for it.
+    The others would wait for one that has failed.
     """
     deadline = time.monotonic() + LONGEST
     while None in (statuses := [process.poll() for process in processes]):
@@ -66,7 +66,7 @@ def wait_for(processes):
 
 
 def run(script, *flags, **settings):
-    """What the script printed, when it has ended well."""
+    """The output of a script that has to succeed."""
     with started(script, *flags, **settings) as process:
         (status,), (output,) = wait_for([process])
     assert status == 0, f"status {status}:\n{output}"
@@ -74,7 +74,7 @@ def run(script, *flags, **settings):
 
 
 def run_together(count, *flags, slurm=False, **settings):
-    """What each of `count` processes of multihost.py printed, when all have ended well."""
+    """The outputs of `count` processes of multihost.py, all of which have to succeed."""
     for _ in range(3):
         with socket.create_server(("localhost", 0)) as free:
             port = free.getsockname()[1]
@@ -97,7 +97,7 @@ def run_together(count, *flags, slurm=False, **settings):
 
 
 def slurm_settings(count, index, port):
-    """What SLURM tells each process of a job on this machine."""
+    """The variables that SLURM sets for each process of a job on this machine."""
     return {
         "SLURM_JOB_ID": 1,
         "SLURM_STEP_NODELIST": "localhost",
@@ -115,7 +115,7 @@ def result_in(path):
 
 
 def assert_same_bits(actual, expected):
-    """That two results are equal in every bit, dtypes and shapes too."""
+    """Raise unless two results have the same dtypes, shapes and bits."""
     assert actual.keys() == expected.keys()
     for name, array in expected.items():
         assert actual[name].dtype == array.dtype

@@ -1,4 +1,4 @@
-"""A run that is killed again and again ends, bit for bit, as one that never was."""
+"""A run that is killed again and again ends with the bits of an uninterrupted run."""
 
 import itertools
 import os
@@ -23,7 +23,7 @@ from tests.distributed.processes import (
 
 CRASHES = int(os.environ.get("ADADELTA_JAX_CRASHES", "5"))
 STEPS_TO_A_CRASH = 12
-# So many are left after the last crash that a run does not end before a slow watcher kills it.
+# Enough steps after the last crash that even a slow watcher kills the process before it ends.
 STEPS = STEPS_TO_A_CRASH * CRASHES + 60
 FLAGS = ("--steps", STEPS, "--save-every", 2)
 MOMENTS = ("during a save", "while it restores", "anywhere")
@@ -31,7 +31,7 @@ MOMENTS = ("during a save", "while it restores", "anywhere")
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """A folder with result.npz, of a run without checkpoints, and all checkpoints of another."""
+    """A folder with result.npz of a run without checkpoints, and all checkpoints of another run."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     checkpoints = ("--checkpoint-dir", folder / "checkpoints", "--keep", STEPS)
     with (
@@ -44,7 +44,7 @@ def uninterrupted(tmp_path_factory):
 
 
 def saved_steps(folder):
-    """The steps of the checkpoints in a folder, and of those half saved."""
+    """The steps of the complete and of the unfinished checkpoints in a folder."""
     names = [path.name for path in folder.iterdir()] if folder.exists() else []
     unfinished = ".orbax-checkpoint-tmp"
     whole = [int(name) for name in names if name.isdecimal()]
@@ -60,13 +60,13 @@ def loaded(folder, step):
 
 
 def newest_step(folder):
-    """That of the checkpoint from which Orbax would go on."""
+    """The step of the checkpoint from which Orbax would continue."""
     with ocp.CheckpointManager(folder) as manager:
         return manager.latest_step()
 
 
 def wait_until(happened, process):
-    """Watch closely until it has happened, which must be before the process ends."""
+    """Poll until `happened()`, which must come before the process ends."""
     deadline = time.monotonic() + LONGEST
     while not happened():
         assert process.poll() is None, f"ended before it was killed:\n{output_of(process)}"
@@ -75,14 +75,14 @@ def wait_until(happened, process):
 
 
 def stopped(process):
-    """Stop the process where it is; whether it still was there to be stopped."""
+    """Stop the process; return whether it was still running."""
     process.send_signal(signal.SIGSTOP)
     change = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
     return change.si_code == os.CLD_STOPPED
 
 
 def kill(process, moment, folder, target, rng):
-    """Kill the process at that moment of its run, in the first part of it after `target` steps."""
+    """Kill the process at that moment of its run, soon after `target` steps."""
 
     def newest():
         return max(saved_steps(folder)[0], default=0)
@@ -91,7 +91,7 @@ def kill(process, moment, folder, target, rng):
         return bool(saved_steps(folder)[1])
 
     if moment == "while it restores":
-        wait_until(lambda: not saving(), process)  # what was half saved goes first
+        wait_until(lambda: not saving(), process)  # Orbax removes unfinished checkpoints first
     else:
         before = newest()
         wait_until(lambda: newest() > max(before, target), process)

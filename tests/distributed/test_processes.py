@@ -1,4 +1,4 @@
-"""Real processes that train together end where one process does."""
+"""Processes that train together end with the parameters and state of one process."""
 
 import re
 
@@ -14,7 +14,7 @@ PARALLEL = {"replicated": "--no-zero", "ZeRO-1": "--zero"}
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
-    """What one process ends with, by whether it computes in float64."""
+    """The result of one process, by whether it computes in float64."""
     folder = tmp_path_factory.mktemp("one_process")
 
     def result(wide):
@@ -26,11 +26,10 @@ def one_process(tmp_path_factory):
     return result
 
 
-def assert_close_but_for_the_order_of_sums(actual, expected):
-    """That nothing differs by more than reordering the sums over a batch can make it.
+def assert_close_up_to_the_order_of_sums(actual, expected):
+    """Raise unless all arrays agree to what reordering the sums over a batch can change.
 
-    Each of `BATCH` terms may lose a rounding of the largest sum: `BATCH` spacings of the largest
-    number of an array.
+    Each of `BATCH` terms may round by a spacing of the largest number of its array.
     """
     assert actual.keys() == expected.keys()
     for name, array in expected.items():
@@ -45,7 +44,7 @@ def test_processes_end_where_one_does(count, parallel, one_process, tmp_path):
     result = tmp_path / "result.npz"
     outputs = run_together(count, *FLAGS, PARALLEL[parallel], "--result", result)
     assert f"20 steps on {count} devices of {count} processes" in outputs[0]
-    assert_close_but_for_the_order_of_sums(result_in(result), one_process(0))
+    assert_close_up_to_the_order_of_sums(result_in(result), one_process(0))
 
     whole = sum(array.nbytes for name, array in one_process(0).items() if "state" in name)
     kept = int(re.search(r"optimizer state: (\d+) bytes on each device", outputs[0])[1])
@@ -56,14 +55,14 @@ def test_processes_end_where_one_does(count, parallel, one_process, tmp_path):
 
 
 def test_two_processes_end_where_one_does_in_float64(one_process, tmp_path):
-    """Exact numbers would not stay exact in Adadelta's root, but float64 leaves little room."""
+    """Adadelta's root makes exact data inexact, but float64 leaves little room."""
     result = tmp_path / "result.npz"
     run_together(2, *FLAGS, "--zero", "--result", result, JAX_ENABLE_X64=1)
     assert {str(array.dtype) for array in one_process(1).values()} == {"float64", "int32"}
-    assert_close_but_for_the_order_of_sums(result_in(result), one_process(1))
+    assert_close_up_to_the_order_of_sums(result_in(result), one_process(1))
 
 
 def test_the_processes_of_a_slurm_job_find_each_other():
     outputs = run_together(2, "--steps", 2, slurm=True)
     assert "2 steps on 2 devices of 2 processes" in outputs[0]
-    assert "devices" not in outputs[1]  # process 0 alone prints
+    assert "devices" not in outputs[1]  # only process 0 prints

@@ -1,4 +1,4 @@
-"""Random damage to what comes from outside: state dicts, checkpoint files, regular expressions.
+"""Random damage to input: state dicts, checkpoint files, regular expressions.
 
 Each case ends in a right result or in a clear error.
 """
@@ -15,14 +15,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import safetensors.numpy
-import torch
 
 from adadelta_jax import label_by_path
-from tests.fuzz.clear_errors import is_clear, origin
+from tests.clear_errors import is_clear, origin
 from tests.fuzz.loading import checkpoint, load
 
-SECONDS = 10.0  # far past what any case takes that ends by itself
+torch = pytest.importorskip("torch")
+
+SECONDS = 10.0  # far more than a case takes that ends by itself
 
 
 class TimeIsUpError(Exception):
@@ -31,7 +33,7 @@ class TimeIsUpError(Exception):
 
 @contextlib.contextmanager
 def interrupted_after(seconds: float) -> Iterator[None]:
-    """Within it, what does not end is interrupted, as by Ctrl-C."""
+    """Within this context, code that takes longer is interrupted, as by Ctrl-C."""
 
     def interrupt(*_):
         raise TimeIsUpError
@@ -46,7 +48,7 @@ def interrupted_after(seconds: float) -> Iterator[None]:
 
 
 def odd_value(random: np.random.Generator, root: Any) -> Any:
-    """Something that does not belong where it will stand, or only just does."""
+    """A value that is wrong in most places of a checkpoint."""
     cyclic: list[Any] = [1]
     cyclic.append(cyclic)
     dtype = random.choice(["f2", "f4", "f8", "i4", "u1", "?", "c8", "g", "O", "U3", "M8[s]"])
@@ -75,7 +77,7 @@ def odd_value(random: np.random.Generator, root: Any) -> Any:
 
 
 def damage(random: np.random.Generator, root: Any) -> None:
-    """Change one thing somewhere in a tree of dicts and lists, in place."""
+    """Change one value or key in a tree of dicts and lists, in place."""
     places = [(node, key) for node in _containers(root) for key in _keys(node)]
     node, key = places[random.integers(len(places))]
     match random.integers(6):
@@ -98,7 +100,7 @@ def _keys(node: Any) -> list[Any]:
 
 
 def _containers(node: Any) -> list[Any]:
-    """The dicts and lists of a tree that hold anything, each once."""
+    """The dicts and lists of a tree that are not empty, each once."""
     found: dict[int, Any] = {}
 
     def visit(node):
@@ -112,7 +114,7 @@ def _containers(node: Any) -> list[Any]:
 
 
 def damaged_state_dicts(random: np.random.Generator) -> None:
-    """A checkpoint is damaged in memory, at one place to three, and loaded."""
+    """Damage a checkpoint in memory, at one to three places, and load it."""
     root = checkpoint(random)
     part = root["optimizer"] if random.random() < 0.7 else root["model"]
     for _ in range(random.integers(1, 4)):
@@ -123,7 +125,7 @@ def damaged_state_dicts(random: np.random.Generator) -> None:
 
 
 def damaged_torch_file(random: np.random.Generator) -> None:
-    """The bytes of a checkpoint are damaged, and loaded as the documents say."""
+    """Damage the bytes of a checkpoint, and load it as the documents say."""
     file = io.BytesIO()
     torch.save(checkpoint(random), file)
     with _readers_own_errors() as refused:
@@ -134,7 +136,7 @@ def damaged_torch_file(random: np.random.Generator) -> None:
 
 
 def damaged_safetensors(random: np.random.Generator) -> None:
-    """The bytes of a file of weights are damaged, and loaded as the documents say."""
+    """Damage the bytes of a file of weights, and load it as the documents say."""
     root = checkpoint(random)
     weights = {name: tensor.numpy() for name, tensor in root["model"].items()}
     with _readers_own_errors() as refused:
@@ -145,7 +147,7 @@ def damaged_safetensors(random: np.random.Generator) -> None:
 
 @contextlib.contextmanager
 def _readers_own_errors() -> Iterator[list[Exception]]:
-    """Within it, a file is read by another package, which refuses it in its own words."""
+    """Within this context, another package reads a file, and may refuse it in its own words."""
     refused: list[Exception] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -188,7 +190,7 @@ TOKENS = (
 
 
 def random_rules(random: np.random.Generator) -> None:
-    """Random expressions, sound or not, label random paths."""
+    """Label random paths by random expressions, valid or not."""
 
     def text(tokens, longest):
         return "".join(random.choice(tokens, size=random.integers(1, longest)))
@@ -225,8 +227,7 @@ def run_case(seed: int) -> str:
         message = f"{kind.__name__}: {type(error).__name__}: {error}"
         raise AssertionError(message) from error
     except TimeIsUpError:
-        # Python's `re` has expressions that take for ever; they are the user's own, and Ctrl-C
-        # ends them.
+        # Some expressions take Python's `re` for ever. They are the user's, and Ctrl-C ends them.
         if kind is not random_rules:
             raise AssertionError(f"{kind.__name__}: not done after {SECONDS} s") from None
         return "interrupted"

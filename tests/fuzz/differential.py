@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import torch
+import pytest
 
 import adadelta_jax
 from tests.parity.tolerances import TOLERANCES, assert_snapshots_close
-from tests.parity.trajectories import Snapshot, _double, _tensor, draw
+from tests.parity.trajectories import Snapshot, draw, to_double, to_tensor
+
+torch = pytest.importorskip("torch")
 
 SHAPES = ((), (7,), (5, 3), (2, 0, 3), (2, 1, 3, 2))
 # The others run operation by operation: with nothing to compile, ten times faster.
@@ -20,7 +22,7 @@ JITTED_EVERY = 50
 
 
 class Case(NamedTuple):
-    """What is run.
+    """A random problem and its settings.
 
     Attributes:
         seed: All that follows comes from it.
@@ -69,11 +71,11 @@ def draw_case(seed: int) -> Case:
 
 
 def _draw_settings(random: np.random.Generator, dtype: str) -> dict[str, Any]:
-    """Settings with which rounding errors stay in proportion to what they are errors of.
+    """Settings with which rounding errors stay small relative to the values.
 
-    With weight decay, ε is small enough for parameters to stay so near to their start that g + λθ
-    does not cancel (see `draw`). In float16, ε is 1e-4 at least, so that u is no subnormal number:
-    what comes of an ε of 1e-6 or less is in tests/parity.
+    With weight decay, ε is so small that parameters stay near their start, and g + λθ does not
+    cancel (see `draw`). In float16, ε is at least 1e-4, so that u is not subnormal: tests/parity
+    covers smaller ones.
     """
     smallest = 1e-4 if dtype == "float16" else 1e-12
     weight_decay = float(random.choice([0.0, 0.0, 0.1, random.uniform(0, 0.9)]))
@@ -95,14 +97,14 @@ def _draw_settings(random: np.random.Generator, dtype: str) -> dict[str, Any]:
 
 
 def draw_arrays(case: Case) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The parameters, and the gradients of every step, None where there is none."""
+    """The parameters, and the gradients of every step, some of them None."""
     params, gradients = draw(case.dtype, len(case.missing), case.shapes, case.seed)
     for grads, missing in zip(gradients, case.missing, strict=True):
         for name, grad in grads.items():
             settings = case.groups[case.group_of[name]]
             if case.dtype == "float16" or (settings and settings["weight_decay"]):
-                # Where g is zero, g + λθ is as inexact as a θ that has come near to zero, and u may
-                # fall among the subnormal numbers of float16.
+                # Where g is zero, g + λθ is as inexact as a θ near zero, and u may become subnormal
+                # in float16.
                 grads[name] = _without_zeros(grad)
             if name in missing:
                 grads[name] = None
@@ -117,8 +119,8 @@ def _without_zeros(array: np.ndarray) -> np.ndarray:
 
 
 def run_torch(case: Case, params: Any, gradients: Any) -> list[Snapshot]:
-    """What torch makes of it after every step."""
-    tensors = {name: _tensor(param, case.dtype) for name, param in params.items()}
+    """The snapshots of torch after every step."""
+    tensors = {name: to_tensor(param, case.dtype) for name, param in params.items()}
     optimizer = torch.optim.Adadelta(
         [
             {"params": [tensors[name] for name in tensors if case.group_of[name] == group]}
@@ -130,7 +132,7 @@ def run_torch(case: Case, params: Any, gradients: Any) -> list[Snapshot]:
 
     def average(key):
         return {
-            name: _double(optimizer.state[tensor].get(key, torch.zeros_like(tensor)))
+            name: to_double(optimizer.state[tensor].get(key, torch.zeros_like(tensor)))
             for name, tensor in tensors.items()
             if case.groups[case.group_of[name]] is not None
         }
@@ -138,15 +140,15 @@ def run_torch(case: Case, params: Any, gradients: Any) -> list[Snapshot]:
     snapshots = []
     for grads in gradients:
         for name, tensor in tensors.items():
-            tensor.grad = None if grads[name] is None else _tensor(grads[name], case.dtype)
+            tensor.grad = None if grads[name] is None else to_tensor(grads[name], case.dtype)
         optimizer.step()
-        values = {name: _double(tensor) for name, tensor in tensors.items()}
+        values = {name: to_double(tensor) for name, tensor in tensors.items()}
         snapshots.append(Snapshot(values, average("square_avg"), average("acc_delta")))
     return snapshots
 
 
 def run_jax(case: Case, params: Any, gradients: Any) -> list[Snapshot]:
-    """What this package makes of it after every step."""
+    """The snapshots of this package after every step."""
     ours = {group: settings and _our_settings(settings) for group, settings in case.groups.items()}
     in_double = jax.enable_x64(case.dtype in ("float64", "complex128"))
     compiled = contextlib.nullcontext() if case.jitted else jax.disable_jit()
@@ -164,9 +166,9 @@ def run_jax(case: Case, params: Any, gradients: Any) -> list[Snapshot]:
             params = optax.apply_updates(params, updates)
             snapshots.append(
                 Snapshot(
-                    jax.tree.map(_double, params),
-                    _average(state, "square_avg"),
-                    _average(state, "acc_delta"),
+                    jax.tree.map(to_double, params),
+                    _accumulator(state, "square_avg"),
+                    _accumulator(state, "acc_delta"),
                 )
             )
         return snapshots
@@ -177,11 +179,11 @@ def _our_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"learning_rate": ours.pop("lr")} | ours
 
 
-def _average(state: Any, key: str) -> dict[str, np.ndarray]:
-    """The averages of all groups, by the names of their parameters."""
+def _accumulator(state: Any, key: str) -> dict[str, np.ndarray]:
+    """An accumulator of all groups, by the names of their parameters."""
     return {
-        name: _double(value)
-        for _, tree in optax.tree_utils.tree_get_all_with_path(state, key)
+        name: to_double(value)
+        for _, tree in optax.tree.get_all_with_path(state, key)
         for name, value in tree.items()
         if not isinstance(value, optax.MaskedNode)
     }
@@ -191,7 +193,7 @@ def assert_runs_close(case: Case, actual: list[Snapshot], expected: list[Snapsho
     """Raise unless two runs agree after every step, within the tolerance of their dtype."""
     largest = np.zeros(())
     for step, (ours, theirs) in enumerate(zip(actual, expected, strict=True), start=1):
-        # A parameter that has come back to zero is as inexact as where it was farthest from it.
+        # The error of a parameter that returns to zero is relative to its largest value.
         largest = max(largest, *(np.max(np.abs(p), initial=0) for p in theirs.params.values()))
         ours, theirs = (
             snapshot._replace(params=snapshot.params | {"largest so far": largest})

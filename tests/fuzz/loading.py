@@ -1,4 +1,4 @@
-"""A small checkpoint of torch, and what is right when it, or one damaged, has been loaded."""
+"""A small torch checkpoint, and checks of what loading it, sound or damaged, has given."""
 
 import numbers
 import warnings
@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import optax
-import torch
+import pytest
 
 from adadelta_jax.torch_interop import (
     LeafLayout,
@@ -15,6 +15,8 @@ from adadelta_jax.torch_interop import (
     optimizer_from_torch,
     params_from_torch,
 )
+
+torch = pytest.importorskip("torch")
 
 TEMPLATE = {
     "fc": {"kernel": jnp.zeros((3, 2)), "bias": jnp.zeros(2)},
@@ -29,11 +31,11 @@ SHAPES = {"fc.weight": (2, 3), "fc.bias": (2,), "norm.weight": (2,)}
 
 
 class AcceptedError(AssertionError):
-    """Something was accepted that is not what it was taken for."""
+    """A damaged value was accepted."""
 
 
 def checkpoint(random: np.random.Generator) -> dict[str, Any]:
-    """A sound checkpoint, in tensors: a model's state_dict and that of its optimizer."""
+    """A sound checkpoint in tensors: the state_dicts of a model and of its optimizer."""
 
     def tensor(shape):
         return torch.tensor(random.uniform(0, 1, shape), dtype=torch.float32)
@@ -61,7 +63,7 @@ def checkpoint(random: np.random.Generator) -> dict[str, Any]:
 
 
 def load(model: Any, optimizer: Any, by_hand: bool) -> None:
-    """Load a checkpoint; raise an AssertionError if what was accepted came out wrong."""
+    """Load a checkpoint; raise an AssertionError if it was accepted and the result is wrong."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "loaded with NaN inside")
         mapping = MAPPING if by_hand else match_flax_params(model, TEMPLATE)
@@ -90,13 +92,13 @@ def load(model: Any, optimizer: Any, by_hand: bool) -> None:
             (_, _, path) = _place(name)
             (average,) = [
                 tree[path[0]][path[1]]
-                for _, tree in optax.tree_utils.tree_get_all_with_path(state, key)
+                for _, tree in optax.tree.get_all_with_path(state, key)
                 if not isinstance(tree[path[0]][path[1]], optax.MaskedNode)
             ]
             _assert_same(name, average, entry[key] if entry else np.zeros(SHAPES[name]))
             if np.any(np.asarray(average) < 0):
                 raise AcceptedError(key)
-    for _, count in optax.tree_utils.tree_get_all_with_path(state, "count"):
+    for _, count in optax.tree.get_all_with_path(state, "count"):
         assert count == max(steps), f"count {count} for steps {steps}"
 
 
@@ -106,7 +108,7 @@ def _place(name: str) -> tuple[str, LeafLayout, list[str]]:
 
 
 def _assert_same(name: str, actual: Any, tensor: Any) -> None:
-    """Raise unless a leaf, or that of a tree of parameters, is the tensor in its layout."""
+    """Raise unless a leaf, or the leaf of a tree of parameters, is the tensor in its layout."""
     _, layout, path = _place(name)
     for key in path if isinstance(actual, dict) else ():
         actual = actual[key]
@@ -118,7 +120,7 @@ def _assert_same(name: str, actual: Any, tensor: Any) -> None:
 
 
 def _assert_settings(group: dict[str, Any]) -> None:
-    """Raise unless the settings, which were accepted, are numbers and a truth value."""
+    """Raise unless the settings that were accepted are numbers and a boolean."""
     for key in ("lr", "rho", "eps", "weight_decay"):
         _number(key, group[key])
     if _number("maximize", group.get("maximize", False)) not in (0, 1):

@@ -1,6 +1,6 @@
-"""Which cases a run tries, and what it says of those that fail.
+"""The cases that a run tries, and its report of those that fail.
 
-A case follows from its seed alone. ``ADADELTA_JAX_FUZZ`` and ``ADADELTA_JAX_FUZZ_DAMAGE`` say how
+The seed alone determines a case. ``ADADELTA_JAX_FUZZ`` and ``ADADELTA_JAX_FUZZ_DAMAGE`` say how
 many cases of each kind there are, and ``ADADELTA_JAX_FUZZ_SEED`` the seed of the first.
 """
 
@@ -14,7 +14,7 @@ CHUNK = 100
 
 
 def chunks(variable: str, default: int) -> list[range]:
-    """The seeds, a hundred for each test, so that several processes share them."""
+    """The seeds, a hundred for each test, so that several processes can share them."""
     first = int(os.environ.get("ADADELTA_JAX_FUZZ_SEED", 0))
     count = int(os.environ.get(variable, default))
     seeds = range(first, first + count)
@@ -22,12 +22,12 @@ def chunks(variable: str, default: int) -> list[range]:
 
 
 def name_of_chunk(seeds: range) -> str:
-    """What the test of some seeds is called."""
+    """The name of the test of some seeds."""
     return f"{seeds[0]}-{seeds[-1]}"
 
 
 def run_all(run: Callable[[int], str], seeds: Sequence[int], variable: str) -> None:
-    """Run every seed's case; raise one error for all that fail. Each returns how it ended."""
+    """Run the case of every seed, which returns how it ended; raise one error for all failures."""
     failures, ends = [], collections.Counter()
     for seed in seeds:
         try:

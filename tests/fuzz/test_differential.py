@@ -1,19 +1,21 @@
-"""Random settings, shapes, dtypes, groups and missing gradients give what torch gives."""
+"""Random settings, shapes, dtypes, groups and missing gradients give the results of torch."""
 
 import pytest
 
 from tests.fuzz import differential, seeds
 
+pytestmark = pytest.mark.torch
+
 VARIABLE = "ADADELTA_JAX_FUZZ"
 
 
 @pytest.mark.parametrize("chunk", seeds.chunks(VARIABLE, 300), ids=seeds.name_of_chunk)
-def test_a_random_run_is_that_of_torch(chunk):
+def test_a_random_run_agrees_with_torch(chunk):
     seeds.run_all(differential.run_case, chunk, VARIABLE)
 
 
 @pytest.mark.parametrize("dtype", differential.TOLERANCES)
-def test_a_run_with_another_rho_is_not_taken_for_that_of_torch(dtype):
+def test_a_run_with_another_rho_does_not_agree_with_torch(dtype):
     settings = {"lr": 1.0, "rho": 0.9, "eps": 1e-6, "weight_decay": 0.0, "maximize": False}
     case = differential.Case(
         seed=0,

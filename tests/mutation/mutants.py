@@ -17,7 +17,7 @@ class Mutant(NamedTuple):
     """One mutant, which the first four fields name however the lines move."""
 
     module: str
-    function: str  # in which the change is, "" outside of all
+    function: str  # that the change is in, "" outside of all
     before: str  # the lines that are changed
     after: str  # what they become
     source: str  # of the whole module
@@ -26,8 +26,8 @@ class Mutant(NamedTuple):
 def mutants(module: str, source: str, operator_names: Iterable[str]) -> Iterator[Mutant]:
     """The mutants of a module, each program once.
 
-    What compiles to the same as the original, or as a mutant before, is none; nor is what differs
-    only in annotations, or in which arguments have to be given by name.
+    Sources that compile to the same program as the original, or as an earlier mutant, are left out.
+    So are those that differ only in annotations, or in which arguments are keyword-only.
     """
     seen = {program(source)}
     names = set()
@@ -52,7 +52,7 @@ def _operator(name):
 
 
 def program(source):
-    """What a module compiles to, without docstrings and annotations; None for a syntax error."""
+    """The program that a module compiles to, without docstrings and annotations; None on error."""
     try:
         tree = ast.parse(source)
     except SyntaxError:
@@ -71,7 +71,7 @@ def program(source):
 
 
 def _code(code):
-    """A code object without its line numbers, and without whether arguments are keyword-only."""
+    """A code object without line numbers and the difference that keyword-only arguments make."""
     constants = (_code(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts)
     arguments = code.co_argcount + code.co_kwonlyargcount
     return (code.co_code, code.co_names, code.co_varnames, code.co_freevars, arguments, *constants)

@@ -1,5 +1,6 @@
 """Mutations for code that is mostly calls, next to cosmic-ray's for operators and numbers."""
 
+import functools
 from abc import abstractmethod
 from collections.abc import Iterator
 
@@ -8,20 +9,6 @@ from cosmic_ray.operators.operator import Operator
 from parso.python.tree import ExprStmt, Name
 from parso.tree import NodeOrLeaf
 
-MODULES = {
-    "_accumulators",
-    "_group_checks",
-    "_sharding_checks",
-    "_state_checks",
-    "_validation",
-    "contextlib",
-    "jax",
-    "jnp",
-    "lax",
-    "math",
-    "np",
-    "optax",
-}
 OPPOSITES = {
     "all": "any",
     "any": "all",
@@ -37,11 +24,11 @@ OPPOSITES = {
 
 
 class Rewriting(Operator):
-    """An operator that is given by what it writes instead of a node."""
+    """An operator that is given by the code that it writes in place of a node."""
 
     @abstractmethod
     def rewritten(self, node: NodeOrLeaf) -> Iterator[str]:
-        """Each code that may stand in the place of the node."""
+        """Each code that replaces the node."""
 
     def mutation_positions(self, node):
         """One position for each code; none in text, where an f-string has expressions."""
@@ -50,7 +37,7 @@ class Rewriting(Operator):
                 yield node.start_pos, node.end_pos
 
     def mutate(self, node, index):
-        """The node rewritten, behind the white space that stood before it."""
+        """The node rewritten, after the white space before it."""
         return parso.parse(node.get_first_leaf().prefix + list(self.rewritten(node))[index])
 
     @classmethod
@@ -67,7 +54,7 @@ class CallToArgument(Rewriting):
         *function, call = node.children
         arguments = [child for child in _arguments(call) if child.type != "argument"]
         receiver = function[:-1]
-        if receiver and _code(receiver[:1]) not in MODULES:
+        if receiver and _code(receiver[:1]) not in _imported(node.get_root_node()):
             yield _code(receiver)
         elif arguments:
             yield f"({arguments[0].get_code(include_prefix=False)})"
@@ -99,7 +86,7 @@ class ReplaceWithOpposite(Rewriting):
 
 
 class RemoveStatement(Rewriting):
-    """What raises, or gives a new value to a name that has one, becomes `pass`."""
+    """A statement that raises, or changes the value of a name, becomes `pass`."""
 
     def rewritten(self, node):
         if node.type == "raise_stmt":
@@ -113,7 +100,7 @@ class RemoveStatement(Rewriting):
 
 
 class NegateMembership(Rewriting):
-    """`in` becomes `not in`, the condition of a comprehension its contrary."""
+    """`in` becomes `not in`, and the condition of a comprehension its negation."""
 
     def rewritten(self, node):
         if node.type == "keyword" and node.value == "in" and node.parent.type == "comparison":
@@ -125,7 +112,7 @@ class NegateMembership(Rewriting):
 
 
 class ReplaceException(Rewriting):
-    """What is caught becomes something that is not raised. (That of cosmic-ray takes no a.b.)"""
+    """The exception caught becomes one that is not raised. (cosmic-ray's operator takes no a.b.)"""
 
     def rewritten(self, node):
         if node.type == "except_clause":
@@ -144,6 +131,12 @@ OPERATORS = {
         ReplaceException,
     )
 }
+
+
+@functools.cache
+def _imported(module):
+    """The names that a module imports, most of them modules: jnp.abs(x) becomes x, not jnp."""
+    return {name.value for each in module.iter_imports() for name in each.get_defined_names()}
 
 
 def _is_call(node):

@@ -1,6 +1,6 @@
 """Tests in processes that start fast: forked from one that has imported JAX and torch, unused.
 
-What XLA compiles is kept for all of them, as most of it is the same for every mutant: that takes
+They share the programs that XLA compiles, most of which are the same for every mutant. That takes
 two thirds off their time.
 """
 
@@ -40,7 +40,7 @@ CONTEXT.set_forkserver_preload(
 
 
 class _FirstFailure:
-    """A plugin of pytest's that tells the name of the first test that fails."""
+    """A pytest plugin that tells the name of the first test that fails."""
 
     def __init__(self, tell):
         self.tell = tell

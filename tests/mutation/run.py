@@ -1,9 +1,10 @@
 """Does a test fail for every mutant of the modules? `make mutants` runs this.
 
-Each mutant stands in a copy of the repository while the tests of its module run there, the quickest
-first, up to the first that fails. Survivors have to be in equivalent.toml, with the reason why
-nothing can tell them from the original; what is listed there must survive. Verdicts are kept in
-verdicts.jsonl, and hold for as long as what they were found with stays the same.
+MODULES are paths such as _core/rule; without any, all of config.toml's are mutated. Each mutant
+stands in a copy of the repository while the tests of its module run there, the quickest first,
+until one fails. Every survivor must be in equivalent.toml, with the reason why nothing can tell it
+from the original, and every mutant listed there must survive. A run that was interrupted goes on
+with the verdicts in build/mutants/verdicts.jsonl, as long as the tests that gave them are the same.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import json
 import platform
 import queue
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -33,7 +35,7 @@ COPIED = ("adadelta_jax", "tests", "benchmarks", "examples", "pyproject.toml")
 
 
 class Verdicts:
-    """What is known of mutants, in a file that grows."""
+    """The verdicts so far, in a file to which each new one is added."""
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,13 +44,13 @@ class Verdicts:
         self.known = {entry["mutant"]: entry for entry in map(json.loads, lines)}
 
     def get(self, mutant: Mutant) -> dict | None:
-        """The verdict, if the tests that it was found with are what they were."""
+        """The verdict, if the tests that gave it are the same."""
         entry = self.known.get(digest(repr(program(mutant.source))))
         valid = entry and entry["tests"] == tests_digest(mutant, entry["killed_by"])
         return entry if valid else None
 
     def add(self, mutant: Mutant, killed_by: str | None, seconds: float) -> None:
-        """Note which test killed the mutant, None for a survivor."""
+        """Add which test killed the mutant, None for a survivor."""
         entry = {
             "mutant": digest(repr(program(mutant.source))),
             **{name: getattr(mutant, name) for name in Mutant._fields[:4]},
@@ -61,7 +63,7 @@ class Verdicts:
             file.write(json.dumps(entry) + "\n")
 
     def keep(self, all_mutants: list[Mutant]) -> None:
-        """Drop what is known of mutants of the same modules that are no more."""
+        """Drop the verdicts on mutants of these modules that no longer exist."""
         modules = {mutant.module for mutant in all_mutants}
         present = {digest(repr(program(mutant.source))) for mutant in all_mutants}
         kept = [
@@ -73,12 +75,12 @@ class Verdicts:
 
 
 def digest(text: str) -> str:
-    """A short name for a text."""
+    """A short digest of a text."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def tests_digest(mutant: Mutant, killed_by: str | None) -> str:
-    """A name for the file with the test that killed a mutant, or for all that did not."""
+    """A digest of the file with the test that killed a mutant, or of all files that did not."""
     run = chain(*stages(mutant)) if killed_by is None else [killed_by.split("::")[0]]
     paths = [ROOT / test for test in run]
     files = chain(*(sorted(path.rglob("*.py")) if path.is_dir() else [path] for path in paths))
@@ -86,14 +88,14 @@ def tests_digest(mutant: Mutant, killed_by: str | None) -> str:
 
 
 def stages(mutant: Mutant) -> list[list[str]]:
-    """The tests for a mutant: each list is run by one pytest, the next where that one passes."""
+    """The tests for a mutant: one pytest runs each list; the next list runs if it passes."""
     module = CONFIG["modules"][mutant.module]
     first = module.get("first", {}).get(mutant.function)
     return [first, *module["stages"]] if first else module["stages"]
 
 
 def killer(copy: Path, mutant: Mutant, timeouts: dict[tuple, float]) -> str | None:
-    """The test that tells the mutant from the original, None where there is none."""
+    """The test that fails for the mutant, None if none does."""
     path = copy / "adadelta_jax" / f"{mutant.module}.py"
     original = path.read_text()
     path.write_text(mutant.source)
@@ -108,7 +110,7 @@ def killer(copy: Path, mutant: Mutant, timeouts: dict[tuple, float]) -> str | No
 
 
 def copies(count: int) -> list[Path]:
-    """Fresh copies of what the tests need."""
+    """Fresh copies of the files that the tests need."""
     paths = [BUILD / f"copy-{i}" for i in range(count)]
     for path in paths:
         shutil.rmtree(path, ignore_errors=True)
@@ -122,7 +124,7 @@ def copies(count: int) -> list[Path]:
 
 
 def timeouts_of(copy: Path, pending: list[Mutant], timeout: float | None) -> dict[tuple, float]:
-    """How long each stage may take, from how long it takes with the original, which must pass."""
+    """The seconds that each stage may take, measured with the original, which must pass."""
     timeouts = {tuple(tests): timeout for mutant in pending for tests in stages(mutant)}
     for tests in timeouts if timeout is None else ():
         start = time.monotonic()
@@ -136,7 +138,7 @@ def timeouts_of(copy: Path, pending: list[Mutant], timeout: float | None) -> dic
 
 
 def run(pending: list[Mutant], verdicts: Verdicts, jobs: int, timeout: float | None) -> None:
-    """Run the tests for each mutant, so many at a time."""
+    """Run the tests for each mutant, `jobs` mutants at a time."""
     if not pending:
         return
     free: queue.Queue[Path] = queue.Queue()
@@ -157,7 +159,7 @@ def run(pending: list[Mutant], verdicts: Verdicts, jobs: int, timeout: float | N
 
 
 def listed_reasons() -> dict[tuple, str]:
-    """The reason for each mutant in equivalent.toml, by what names it."""
+    """The reason for each mutant in equivalent.toml, by the fields that name it."""
     entries = tomllib.loads((HERE / "equivalent.toml").read_text())["mutants"]
     return {
         (entry["module"], entry["function"], entry["before"], after): entry["reason"]
@@ -167,7 +169,7 @@ def listed_reasons() -> dict[tuple, str]:
 
 
 def report(all_mutants: list[Mutant], verdicts: Verdicts) -> bool:
-    """Print what survives, what is listed wrongly, and the table; whether nothing is amiss."""
+    """Print survivors, wrong entries of equivalent.toml and the table; whether nothing is amiss."""
     listed = listed_reasons()
     counts: dict[str, Counter] = {mutant.module: Counter() for mutant in all_mutants}
     amiss = []
@@ -191,19 +193,22 @@ def report(all_mutants: list[Mutant], verdicts: Verdicts) -> bool:
     print("\n| module | " + " | ".join(columns) + " |\n|" + " --- |" * (len(columns) + 1))
     for module, count in counts.items():
         print(f"| {module} | " + " | ".join(str(count[column]) for column in columns) + " |")
-    if not amiss:
+    if not amiss and counts.keys() == CONFIG["modules"].keys():
         write_results({module: {c: n[c] for c in columns} for module, n in counts.items()})
     return not amiss
 
 
 def write_results(modules: dict) -> None:
-    """The rows of these modules in the table that the documents quote, and the versions."""
+    """Write the table that the documents quote, the commit that it is of, and the versions."""
     packages = ("cosmic-ray", "jax", "jaxlib", "optax", "numpy", "pytest")
     versions = {name: importlib.metadata.version(name) for name in packages}
+    head = ["git", "rev-parse", "--short", "HEAD"]
+    results = {
+        "commit": subprocess.check_output(head, cwd=ROOT, text=True).strip(),
+        "modules": modules,
+        "versions": {"python": platform.python_version(), **versions},
+    }
     path = ROOT / "benchmarks" / "results" / "mutants.json"
-    found = json.loads(path.read_text())["modules"] if path.exists() else {}
-    found = {name: (found | modules)[name] for name in CONFIG["modules"] if name in found | modules}
-    results = {"modules": found, "versions": {"python": platform.python_version(), **versions}}
     path.write_text(json.dumps(results, indent=1) + "\n")
 
 
@@ -219,7 +224,7 @@ def main() -> None:
     for module in arguments.modules:
         source = (ROOT / "adadelta_jax" / f"{module}.py").read_text()
         all_mutants += mutants(module, source, CONFIG["operators"])
-    verdicts = Verdicts(HERE / "verdicts.jsonl")
+    verdicts = Verdicts(BUILD / "verdicts.jsonl")
     pending = [m for m in all_mutants if verdicts.get(m) is None]
     print(f"{len(all_mutants)} mutants, {len(pending)} of them to run", flush=True)
     run(pending, verdicts, arguments.jobs, arguments.timeout)

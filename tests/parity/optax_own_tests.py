@@ -1,9 +1,9 @@
-"""Runs Optax's own tests of Adadelta on this package's: python -m tests.parity.optax_own_tests MODULE.
+"""Runs Optax's tests of Adadelta on this package: python -m tests.parity.optax_own_tests MODULE.
 
-MODULE is a test module that Optax ships, such as optax._src.alias_test. Of its tests only the cases
-of Adadelta are made, with this package's in the place of Optax's. They are told the name
-"adadelta_jax", because for "adadelta" they skip complex parameters and a missing learning rate.
-Prints, as JSON, what became of each case: null if it passed, otherwise why it did not.
+MODULE is a test module that Optax ships, such as optax._src.alias_test. Only its cases of Adadelta
+are made, with this package in the place of Optax's Adadelta. They get the name "adadelta_jax",
+because for "adadelta" they skip complex parameters and a missing learning rate.
+Prints the outcome of each case as JSON: null if it passed, otherwise why it did not.
 """
 
 import importlib
@@ -71,7 +71,7 @@ def keep_only_adadelta():
 
 
 def run(module_name):
-    """What became of each case of Adadelta in a test module of Optax."""
+    """The outcome of each case of Adadelta in a test module of Optax."""
     substitute_adadelta()
     kept = keep_only_adadelta()
     module = importlib.import_module(module_name)

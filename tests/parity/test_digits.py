@@ -1,4 +1,4 @@
-"""A whole network on real handwritten digits, trained by torch and by JAX side by side."""
+"""A network that learns handwritten digits, trained by torch and by JAX side by side."""
 
 import functools
 
@@ -7,17 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
 from sklearn.datasets import load_digits
 
 from adadelta_jax import adadelta
+
+pytestmark = pytest.mark.torch
+torch = pytest.importorskip("torch")
 
 STEPS, BATCH, HIDDEN, CLASSES = 200, 64, 32, 10
 
 
 @functools.cache
 def problem():
-    """The weights that both start from, and the batches of pixels in [0, 1] and of labels."""
+    """The initial weights of both, and the batches of pixels in [0, 1] and of labels."""
     pixels, labels = load_digits(return_X_y=True)
     random = np.random.default_rng(0)
     rows = np.stack([random.choice(len(labels), BATCH, replace=False) for _ in range(STEPS)])

@@ -12,6 +12,8 @@ import pytest
 from tests.parity.tolerances import assert_snapshots_close
 from tests.parity.trajectories import draw, run_jax, run_torch
 
+pytestmark = pytest.mark.torch
+
 STEPS = 12
 # The steps, counted from 1, at which each parameter has no gradient; at step 8, none has.
 MISSING = {

@@ -1,4 +1,4 @@
-"""Optax's own tests of its Adadelta, run on this package's, with none of them skipped."""
+"""Optax's own tests of its Adadelta pass with this package, with none of them skipped."""
 
 import json
 import re
@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
 
 from adadelta_jax import adadelta
 from tests.parity.optax_own_tests import MODULES
+
+pytestmark = pytest.mark.torch
+torch = pytest.importorskip("torch")
 
 # How many cases of Adadelta Optax 0.2.8 has in each module; a later Optax may have more.
 CASES = dict(zip(MODULES, (32, 3, 1), strict=True))
@@ -28,7 +30,7 @@ ROSENBROCK_CASES = [
 
 
 def run_in_an_interpreter_of_its_own(module):
-    """What became of each case; absl makes the cases at import, and JAX its devices once."""
+    """The outcome of each case. absl makes the cases at import, and JAX chooses devices once."""
     run = subprocess.run(
         [sys.executable, "-m", "tests.parity.optax_own_tests", module],
         cwd=Path(__file__).parents[2],
@@ -54,7 +56,7 @@ def test_every_case_passes_except_a_minimum_that_torch_does_not_reach_either(mod
 
 
 def torch_misses_the_minimum_too(case):
-    """Whether torch ends outside Optax's tolerance in this case of minimizing Rosenbrock's."""
+    """Whether torch ends outside Optax's tolerance in this case of the Rosenbrock function."""
     for settings, dtype in ROSENBROCK_CASES:
         if re.search(
             rf"test_optimization.*{re.escape(f'opt_kwargs={settings!r}')}.*rosenbrock.*{dtype}",
@@ -67,7 +69,7 @@ def torch_misses_the_minimum_too(case):
 
 
 @pytest.mark.parametrize(("settings", "dtype"), ROSENBROCK_CASES)
-def test_minimizing_rosenbrock_s_function_ends_where_torch_ends(settings, dtype):
+def test_minimizing_the_rosenbrock_function_ends_where_torch_ends(settings, dtype):
     # Measured: at most 3e-4 apart; torch's own float32 and float64 runs end 6e-4 apart.
     np.testing.assert_allclose(
         minimize(settings, dtype), minimize_with_torch(settings, dtype), rtol=0, atol=1e-3
@@ -75,7 +77,7 @@ def test_minimizing_rosenbrock_s_function_ends_where_torch_ends(settings, dtype)
 
 
 def minimum(dtype):
-    """Optax's a: Rosenbrock's function is least at (a, a²)."""
+    """Optax's a: the minimum of the Rosenbrock function is at (a, a²)."""
     return 1 + 1j if dtype == "complex64" else 1.0
 
 
@@ -87,7 +89,7 @@ def rosenbrock_gradient(params, a):
 
 
 def minimize(settings, dtype):
-    """Where `adadelta` has come to after 10,000 steps from Optax's start."""
+    """The parameters of `adadelta` after 10,000 steps from Optax's start."""
     optimizer = adadelta(**settings)
     a = minimum(dtype)
 
@@ -103,7 +105,7 @@ def minimize(settings, dtype):
 
 
 def minimize_with_torch(settings, dtype):
-    """Where torch's Adadelta has come to after 10,000 steps from the same start."""
+    """The parameters of torch's Adadelta after 10,000 steps from the same start."""
     params = torch.zeros(2, dtype=getattr(torch, dtype))
     renamed = {"lr": settings["learning_rate"]} if settings else {}
     optimizer = torch.optim.Adadelta([params], rho=0.9, eps=1e-6, foreach=False, **renamed)

@@ -7,6 +7,8 @@ import pytest
 from tests.parity.tolerances import TOLERANCES, assert_snapshots_close
 from tests.parity.trajectories import draw, run_jax, run_torch
 
+pytestmark = pytest.mark.torch
+
 OPTION_SETS = {
     "defaults": {},
     "learning_rate": {"lr": 0.01},

@@ -1,4 +1,4 @@
-"""How far two Adadeltas may drift apart by rounding alone, in one table."""
+"""How far rounding may drive two implementations of Adadelta apart, in one table."""
 
 from typing import NamedTuple
 
@@ -29,14 +29,14 @@ TOLERANCES = {
     "complex128": Tolerance(2**-53, 0.0, "each part is a float64"),
     "complex64": Tolerance(2**-24, 0.0, "each part is a float32"),
     "bfloat16": Tolerance(
-        2**-8, 0.0, "8-bit significands: torch rounds v and u to them, we do not"
+        2**-8, 0.0, "8-bit significands: torch rounds v and u to them, this package does not"
     ),
     "float16": Tolerance(
         2**-11,
         4 * 2**-25 / 1e-6,
-        "11-bit significands: torch rounds v and u to them. Its u starts out near ε = 1e-6, among "
-        "the subnormal numbers, 2⁻²⁴ apart: ρu, u, u + ε and ε itself are each off by up to 2⁻²⁵, "
-        "which is 3 % of ε. Four such errors are allowed; they stay, in proportion, as u grows",
+        "11-bit significands: torch rounds v and u to them. Its u starts near ε = 1e-6, where numbers "
+        "are 2⁻²⁴ apart: ρu, u, u + ε and ε itself are each off by up to 2⁻²⁵, which is 3 % of ε. "
+        "Four such errors are allowed; relative to u they persist as u grows",
     ),
 }
 
@@ -47,16 +47,16 @@ def assert_snapshots_close(actual, expected, step, dtype, accumulator_dtype=None
     `accumulator_dtype` is the narrower of the dtypes in which the two keep v and u; None: `dtype`.
     """
     of_params = TOLERANCES[dtype]
-    of_averages = TOLERANCES[accumulator_dtype or dtype]
+    of_accumulators = TOLERANCES[accumulator_dtype or dtype]
     chex.assert_tree_all_finite(expected)
-    drift = np.sqrt(step) * of_averages.unit_roundoff
+    drift = np.sqrt(step) * of_accumulators.unit_roundoff
     chex.assert_trees_all_close(
         _parts(actual.square_avg), _parts(expected.square_avg), rtol=10 * drift, atol=0
     )
     chex.assert_trees_all_close(
         _parts(actual.acc_delta),
         _parts(expected.acc_delta),
-        rtol=10 * drift + of_averages.lost_next_to_eps,
+        rtol=10 * drift + of_accumulators.lost_next_to_eps,
         atol=0,
     )
     largest = max(np.max(np.abs(param), initial=0.0) for param in expected.params.values())
@@ -69,5 +69,5 @@ def assert_snapshots_close(actual, expected, step, dtype, accumulator_dtype=None
 
 
 def _parts(tree):
-    """The real and the imaginary parts, so that each is compared on its own scale."""
+    """The real and imaginary parts, each to be compared on its own scale."""
     return jax.tree.map(lambda array: (np.real(array), np.imag(array)), tree)

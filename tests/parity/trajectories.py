@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import optax
-import torch
+import pytest
 
 import adadelta_jax
+
+torch = pytest.importorskip("torch")
 
 NUMPY_DTYPES = {
     "float64": np.float64,
@@ -23,7 +25,7 @@ SHAPES = {"one": (1,), "vector": (7,), "matrix": (5, 3), "empty": (0, 3), "zero_
 
 
 class Snapshot(NamedTuple):
-    """What an optimizer has made of it after some step: a dict of double-precision arrays each."""
+    """Parameters and accumulators after a step: dicts of double-precision arrays."""
 
     params: dict
     square_avg: dict
@@ -62,7 +64,7 @@ def run_torch(params, gradients, dtype, foreach, schedule=None, checkpoints=None
     The values are cast to `dtype` first; a gradient may be None. `schedule` maps the optimizer to
     a function that is called after each step.
     """
-    tensors = {name: _tensor(param, dtype) for name, param in params.items()}
+    tensors = {name: to_tensor(param, dtype) for name, param in params.items()}
     optimizer = torch.optim.Adadelta(tensors.values(), foreach=foreach, **options)
     after_step = schedule(optimizer) if schedule else lambda: None
 
@@ -76,13 +78,13 @@ def run_torch(params, gradients, dtype, foreach, schedule=None, checkpoints=None
     snapshots = {}
     for step, grads in enumerate(gradients, start=1):
         for name, tensor in tensors.items():
-            tensor.grad = None if grads[name] is None else _tensor(grads[name], dtype)
+            tensor.grad = None if grads[name] is None else to_tensor(grads[name], dtype)
         optimizer.step()
         after_step()
         if checkpoints is None or step in checkpoints:
             parts = (tensors, state("square_avg"), state("acc_delta"))
             snapshots[step] = Snapshot(
-                *({name: _double(tensor) for name, tensor in part.items()} for part in parts)
+                *({name: to_double(tensor) for name, tensor in part.items()} for part in parts)
             )
     return snapshots
 
@@ -105,20 +107,20 @@ def run_jax(params, gradients, dtype, checkpoints=None, **options):
             if checkpoints is None or step in checkpoints:
                 parts = (
                     params,
-                    optax.tree_utils.tree_get(state, "square_avg"),
-                    optax.tree_utils.tree_get(state, "acc_delta"),
+                    optax.tree.get(state, "square_avg"),
+                    optax.tree.get(state, "acc_delta"),
                 )
-                snapshots[step] = Snapshot(*(jax.tree.map(_double, part) for part in parts))
+                snapshots[step] = Snapshot(*(jax.tree.map(to_double, part) for part in parts))
     return snapshots
 
 
-def _tensor(array, dtype):
+def to_tensor(array, dtype):
     # torch cannot read NumPy's bfloat16; every half-precision number is one of double precision.
-    return torch.tensor(_double(array)).to(getattr(torch, dtype))
+    return torch.tensor(to_double(array)).to(getattr(torch, dtype))
 
 
-def _double(array):
-    """A copy in float64 or complex128: what torch returns is overwritten at the next step."""
+def to_double(array):
+    """A copy in float64 or complex128, because torch overwrites its tensors at the next step."""
     if isinstance(array, torch.Tensor):
         array = array.to(torch.complex128 if array.is_complex() else torch.float64).numpy()
     array = np.asarray(array)

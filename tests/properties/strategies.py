@@ -1,6 +1,6 @@
-"""What the properties are tested over: gradients, settings, ways to store, trees; and their runs.
+"""Gradients, settings, formats and trees over which properties are tested, and their runs.
 
-`ADADELTA_JAX_EXAMPLES=20` tries 20 times as many examples, other ones at every run.
+`ADADELTA_JAX_EXAMPLES=20` tries 20 times as many examples, others at every run.
 """
 
 import functools
@@ -15,7 +15,7 @@ from hypothesis import strategies
 from hypothesis.extra import numpy as numpy_strategies
 
 from adadelta_jax import scale_by_adadelta
-from adadelta_jax._storage import formats as _accumulators
+from adadelta_jax._storage import float8, formats
 
 TIMES = int(os.environ.get("ADADELTA_JAX_EXAMPLES", "1"))
 STEPS, COORDINATES = 12, 5
@@ -36,7 +36,7 @@ STORAGES = [
 
 
 def examples(number):
-    """That many examples; the same ones at every run, unless more are asked for."""
+    """Settings of Hypothesis for that many examples, the same at every run unless TIMES is set."""
     return hypothesis.settings(
         max_examples=number * TIMES,
         derandomize=TIMES == 1,
@@ -93,17 +93,17 @@ trees = strategies.recursive(
 
 
 class Run(NamedTuple):
-    """What each step gave, [steps, numbers], float64; a complex number is two numbers."""
+    """The results of each step, [steps, numbers], float64; a complex number is two numbers."""
 
     grads: np.ndarray
     updates: np.ndarray
     square_avg: np.ndarray
     acc_delta: np.ndarray
-    square_avg_scale: np.ndarray  # that of each number's block of 8 bits, else one
+    square_avg_scale: np.ndarray  # of each number's 8-bit block, otherwise 1
     acc_delta_scale: np.ndarray
 
     def before(self, name):
-        """The accumulator of that name as each step found it."""
+        """The accumulator of that name before each step."""
         after = getattr(self, name)
         return np.concatenate([np.zeros_like(after[:1]), after[:-1]])
 
@@ -112,7 +112,7 @@ def run(grads, storage, rho, eps, first_acc_delta=0.0):
     """One step for each row of `grads`, from a fresh state, in one scan."""
     dtype, accumulator_dtype = storage
     if accumulator_dtype == "int8":  # a parameter large enough to be stored in blocks
-        grads = np.tile(grads, _accumulators.SMALLEST_IN_BLOCKS // COORDINATES + 1)
+        grads = np.tile(grads, float8.SMALLEST_IN_BLOCKS // COORDINATES + 1)
     with jax.enable_x64(needs_float64(storage)):
         grads = jnp.asarray(grads, dtype)
         results = _scan(accumulator_dtype)(grads, rho, eps, first_acc_delta)
@@ -128,21 +128,21 @@ def _scan(accumulator_dtype):
         def step(state, grad):
             updates, state = optimizer.update(grad, state)
             accumulators = (state.square_avg, state.acc_delta)
-            values = map(_accumulators.values, accumulators)
+            values = map(formats.values, accumulators)
             return state, (updates, *values, *map(_scale_of_each, accumulators))
 
         state = optimizer.init(grads[0])
-        first = _accumulators.values(state.acc_delta) + first_acc_delta
-        state = state._replace(acc_delta=_accumulators.store(first, state.acc_delta, None))
+        first = formats.values(state.acc_delta) + first_acc_delta
+        state = state._replace(acc_delta=formats.store(first, state.acc_delta, None))
         return jax.lax.scan(step, state, grads)[1]
 
     return scan
 
 
 def _scale_of_each(accumulator):
-    if not _accumulators.is_accumulator(accumulator):
+    if not formats.is_accumulator(accumulator):
         return jnp.ones_like(accumulator)
-    blocks = jnp.repeat(accumulator.scale, _accumulators.BLOCK)
+    blocks = jnp.repeat(accumulator.scale, float8.BLOCK)
     return blocks[: accumulator.codes.size]
 
 

@@ -1,8 +1,8 @@
-"""The same steps, whichever way they are run: eagerly, compiled, in a batch, in a scan, in a tree.
+"""Steps are the same eagerly, compiled, in a batch, in a scan and in a tree.
 
-With state in float32 and no weight decay they are the same to the bit; only an eager sum of
-parameter and update rounds γΔ first. Elsewhere a compiler chooses, from one program to the next,
-where a fused multiply-add saves a rounding, and one step differs by a few units in the last place.
+With state in float32 and no weight decay they are the same to the bit, except that an eager sum of
+parameter and update rounds γΔ first. Otherwise the compiler chooses in each program where a fused
+multiply-add saves a rounding, and a step differs by a few units in the last place.
 """
 
 import functools
@@ -20,7 +20,7 @@ from adadelta_jax import adadelta, scale_by_adadelta
 from tests.properties.strategies import COORDINATES, STEPS, examples, gradients, trees
 
 FLOAT32_EPS = float(np.finfo(np.float32).eps)
-TINY = 2.0**-125  # what is below half of it may be taken for zero
+TINY = 2.0**-125  # numbers below half of it may count as zero
 FIRST = jnp.linspace(-2, 2, COORDINATES)
 
 PLAIN = {
@@ -74,7 +74,7 @@ def fresh(name, params=FIRST):
 
 
 def accumulators(carry):
-    return [optax.tree_utils.tree_get(carry[1], name) for name in ("square_avg", "acc_delta")]
+    return [optax.tree.get(carry[1], name) for name in ("square_avg", "acc_delta")]
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -103,7 +103,7 @@ def test_a_model_in_a_batch_takes_the_same_steps_as_alone_to_the_bit(name, grads
 @hypothesis.given(grads=gradients())
 @examples(15)
 def test_eager_steps_give_the_same_updates_and_state_to_the_bit(name, grads):
-    """And the parameters to a unit in the last place of the largest sum, at every step."""
+    """And parameters to a unit in the last place of the largest sum, at every step."""
     eager, eager_updates = steps_in_turn(step, name, fresh(name), grads)
     compiled, updates = steps_in_turn(compiled_step, name, fresh(name), grads)
     chex.assert_trees_all_equal((eager_updates, eager[1]), (updates, compiled[1]))
@@ -114,7 +114,7 @@ def test_eager_steps_give_the_same_updates_and_state_to_the_bit(name, grads):
 
 @functools.partial(jax.jit, static_argnums=0)
 def scan_and_remember(name, carry, grads):
-    """What each step of a scan found, and what it made of it."""
+    """The carry before each step of a scan, and the results of the step."""
 
     def remembering(carry, row):
         after, updates = step(name, carry, row)
@@ -127,7 +127,7 @@ def scan_and_remember(name, carry, grads):
 @hypothesis.given(grads=gradients())
 @examples(15)
 def test_a_step_differs_by_at_most_four_units_in_the_last_place_of_what_it_adds_up(name, grads):
-    """And what is stored in 16 bits by one of those, where it is rounded to the other side."""
+    """Accumulators in 16 bits may also be rounded to the other neighbour."""
     found, made = scan_and_remember(name, fresh(name), grads)
     for i, row in enumerate(grads):
         carry, scanned = jax.tree.map(lambda x, i=i: x[i], (found, made))
@@ -141,7 +141,7 @@ def test_a_step_differs_by_at_most_four_units_in_the_last_place_of_what_it_adds_
 
 
 def assert_almost_the_same_step(name, actual, expected, params, grads):
-    """Where what is added up cancels, its error is as large as before, and what is left is not."""
+    """Where a sum cancels, its error stays as large as the summands' and the sum does not."""
     params, grads = np.asarray(params, np.float64), np.asarray(grads, np.float64)
     decay = 0.1 * params
     coupled = decay if name == "coupled" else 0 * decay
@@ -159,7 +159,7 @@ def assert_almost_the_same_step(name, actual, expected, params, grads):
 
 
 def compared(actual, expected):
-    """How large it is, and the difference."""
+    """The size of the expected value, and the difference."""
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     return np.abs(expected), np.abs(actual - expected)
 
@@ -181,7 +181,7 @@ def is_shape(node):
 @hypothesis.given(shapes=trees, seed=strategies.integers(0, 99))
 @examples(40)
 def test_a_leaf_in_a_tree_takes_the_same_steps_as_alone(shapes, seed):
-    """Not where the state is rounded at random: that noise goes by the leaf's place in the tree."""
+    """Except where the state is rounded at random, because the noise depends on the leaf's index."""
     rng = np.random.default_rng(seed)
     gradients = [
         jax.tree.map(

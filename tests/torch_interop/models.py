@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import torch
+import pytest
 from flax import nnx
+
+torch = pytest.importorskip("torch", reason="trains the same models in it")
 
 
 class TorchMLP(torch.nn.Module):

@@ -1,10 +1,14 @@
+"""`examples/from_pytorch.py` moves a run without changing its losses, and refuses bad flags."""
+
+import importlib
 import re
 
 import matplotlib.image
 import pytest
-import torch
 
-from examples import from_pytorch
+pytestmark = pytest.mark.torch
+torch = pytest.importorskip("torch", reason="the example trains in it")
+from_pytorch = importlib.import_module("examples.from_pytorch")
 
 
 def test_the_example_moves_a_run_without_changing_its_losses(tmp_path, capsys):

@@ -1,14 +1,10 @@
-"""Every setting of a torch optimizer has its effect here, shown by feeding both the same gradients.
-
-The parameters are a plain dict, the mapping is written by hand.
-"""
+"""Every setting of a torch optimizer has the same effect here, shown on the same gradients."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
 
 from adadelta_jax.torch_interop import (
     LeafLayout,
@@ -17,6 +13,9 @@ from adadelta_jax.torch_interop import (
     params_from_torch,
     params_to_torch,
 )
+
+pytestmark = pytest.mark.torch
+torch = pytest.importorskip("torch", reason="compares with its optimizer")
 
 SHAPES = {"first": (3, 2), "second": (4,), "third": (2, 5)}
 MAPPING = {
@@ -72,7 +71,7 @@ def step_here(optimizer, opt_state, params, grads):
     return params, opt_state
 
 
-def assert_goes_on_alike(parameters, optimizer, *, frozen=(), mapping=None, rtol=1e-12):
+def assert_continues_alike(parameters, optimizer, *, frozen=(), mapping=None, rtol=1e-12):
     """Three steps in torch, then four on each side with the same gradients; returns our state."""
     mapping = MAPPING if mapping is None else mapping
     trained = tuple(name for name in SHAPES if name not in frozen)
@@ -116,10 +115,10 @@ def assert_goes_on_alike(parameters, optimizer, *, frozen=(), mapping=None, rtol
 def test_a_group_keeps_its_settings(settings):
     parameters = torch_parameters()
     optimizer = torch.optim.Adadelta(parameters.values(), **settings)
-    assert_goes_on_alike(parameters, optimizer)
+    assert_continues_alike(parameters, optimizer)
 
 
-def test_a_group_with_a_scheduler_goes_on_at_the_rate_that_it_has_reached():
+def test_a_group_with_a_scheduler_continues_at_the_rate_that_it_has_reached():
     parameters = torch_parameters()
     optimizer = torch.optim.Adadelta(parameters.values(), lr=0.8)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
@@ -127,7 +126,7 @@ def test_a_group_with_a_scheduler_goes_on_at_the_rate_that_it_has_reached():
     scheduler.step()
     assert optimizer.param_groups[0]["lr"] == 0.4
     assert "initial_lr" in optimizer.param_groups[0]
-    assert_goes_on_alike(parameters, optimizer)
+    assert_continues_alike(parameters, optimizer)
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -140,7 +139,7 @@ def test_several_groups_keep_their_settings(named):
             {"params": entries[1:], "weight_decay": 0.1, "maximize": True, "eps": 1e-4},
         ]
     )
-    assert_goes_on_alike(parameters, optimizer)
+    assert_continues_alike(parameters, optimizer)
 
 
 def test_several_groups_pass_over_a_missing_gradient_without_the_parameters():
@@ -165,7 +164,7 @@ def test_groups_in_another_order_are_found_by_their_names():
     optimizer = torch.optim.Adadelta(
         [{"params": entries[2:], "lr": 0.5}, {"params": entries[:2], "rho": 0.5}]
     )
-    assert_goes_on_alike(parameters, optimizer)
+    assert_continues_alike(parameters, optimizer)
 
 
 def test_groups_in_another_order_without_names_are_found_by_the_order_of_the_mapping():
@@ -175,23 +174,7 @@ def test_groups_in_another_order_without_names_are_found_by_the_order_of_the_map
         [{"params": tensors[2:], "lr": 0.5}, {"params": tensors[:2], "rho": 0.5}]
     )
     mapping = {name: MAPPING[name] for name in ("third", "first", "second")}
-    assert_goes_on_alike(parameters, optimizer, mapping=mapping)
-
-
-def test_a_state_dict_that_goes_by_names_is_found_by_them():
-    parameters = torch_parameters()
-    optimizer = torch.optim.Adadelta(parameters.values())
-    step_torch(parameters, optimizer, gradients(1))
-    optim_state = optimizer.state_dict()
-    names = ["third", "first", "second"]
-    by_name = {
-        "state": {name: optim_state["state"][list(SHAPES).index(name)] for name in names},
-        "param_groups": [optim_state["param_groups"][0] | {"params": names}],
-    }
-    params = as_params(parameters)
-    _, expected = optimizer_from_torch(optim_state, params, MAPPING)
-    _, state = optimizer_from_torch(by_name, params, MAPPING)
-    jax.tree.map(np.testing.assert_array_equal, state, expected)
+    assert_continues_alike(parameters, optimizer, mapping=mapping)
 
 
 @pytest.mark.parametrize("in_group", [True, False])
@@ -201,7 +184,7 @@ def test_a_frozen_parameter_stays_as_it_is(in_group):
     given = [p for p in parameters.values() if in_group or p.requires_grad]
     optimizer = torch.optim.Adadelta(given, weight_decay=0.1)
     before = parameters["second"].clone()
-    opt_state = assert_goes_on_alike(parameters, optimizer, frozen=["second"])
+    opt_state = assert_continues_alike(parameters, optimizer, frozen=["second"])
     assert torch.equal(parameters["second"], before)
     assert sum(leaf.size for leaf in jax.tree.leaves(opt_state)) == 1 + 2 * (6 + 10)
 
@@ -222,7 +205,7 @@ def test_a_parameter_without_state_starts_from_zero():
         np.testing.assert_allclose(weight, parameters[name].detach(), rtol=1e-12)
 
 
-def test_an_optimizer_before_its_first_step_goes_on_from_zero():
+def test_an_optimizer_before_its_first_step_starts_from_zero():
     parameters = torch_parameters()
     optimizer = torch.optim.Adadelta(parameters.values())
     params = as_params(parameters)
@@ -231,30 +214,16 @@ def test_an_optimizer_before_its_first_step_goes_on_from_zero():
     jax.tree.map(np.testing.assert_array_equal, opt_state, here.init(params))
 
 
-@pytest.mark.parametrize(("step", "count"), [(5, 5), (5.0, 5), (2.0**40, 2**31 - 1), (None, 0)])
-def test_the_step_of_an_old_checkpoint_may_be_a_number_or_missing(step, count):
+@pytest.mark.parametrize("name", ["Adam", "SGD", "RMSprop", "Adagrad"])
+def test_the_state_of_another_optimizer_is_refused(name):
     parameters = torch_parameters()
-    optimizer = torch.optim.Adadelta(parameters.values())
-    step_torch(parameters, optimizer, gradients(1))
-    optim_state = optimizer.state_dict()
-    for entry in optim_state["state"].values():
-        del entry["step"]
-        if step is not None:
-            entry["step"] = step
-    del optim_state["param_groups"][0]["maximize"], optim_state["param_groups"][0]["capturable"]
-    _, opt_state = optimizer_from_torch(optim_state, as_params(parameters), MAPPING)
-    assert optax.tree_utils.tree_get(opt_state, "count") == count
+    optimizer = getattr(torch.optim, name)(parameters.values(), lr=0.1)
+    params = as_params(parameters)
+    with pytest.raises(ValueError, match=r"^param_groups\[0\] is not of torch.optim.Adadelta: "):
+        optimizer_from_torch(optimizer.state_dict(), params, MAPPING)
 
 
-def test_steps_that_differ_become_the_largest():
-    parameters = torch_parameters()
-    optimizer = torch.optim.Adadelta(parameters.values())
-    step_torch(parameters, optimizer, gradients(2, ["first"]) + gradients(3))
-    _, opt_state = optimizer_from_torch(optimizer.state_dict(), as_params(parameters), MAPPING)
-    assert optax.tree_utils.tree_get(opt_state, "count") == 5
-
-
-def test_a_bfloat16_model_goes_on_with_its_state_in_float32():
+def test_a_bfloat16_model_continues_with_its_state_in_float32():
     parameters = torch_parameters(torch.bfloat16)
     optimizer = torch.optim.Adadelta(parameters.values(), lr=0.5)
     step_torch(parameters, optimizer, gradients(3))
@@ -265,7 +234,7 @@ def test_a_bfloat16_model_goes_on_with_its_state_in_float32():
     params = as_params(parameters)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
     here, opt_state = optimizer_from_torch(optimizer.state_dict(), params, MAPPING)
-    square_avg = optax.tree_utils.tree_get(opt_state, "square_avg")
+    square_avg = optax.tree.get(opt_state, "square_avg")
     assert {leaf.dtype for leaf in jax.tree.leaves(square_avg)} == {jnp.dtype("float32")}
 
     # One step from one state: what torch computes in float32, rounded to bfloat16's 8 bits: of the
@@ -274,9 +243,7 @@ def test_a_bfloat16_model_goes_on_with_its_state_in_float32():
     after_one, _ = step_here(here, opt_state, params, grads[:1])
     step_torch(wide, wide_optimizer, grads[:1])
     for name, weight in params_to_torch(after_one, MAPPING).items():
-        np.testing.assert_allclose(
-            weight.astype("float64"), wide[name].detach(), rtol=2**-8, atol=2**-16
-        )
+        np.testing.assert_allclose(weight.float(), wide[name].detach(), rtol=2**-8, atol=2**-16)
 
     # torch rounds its state to 8 bits in every step, which we do not.
     params, opt_state = step_here(here, opt_state, params, grads)
@@ -284,7 +251,7 @@ def test_a_bfloat16_model_goes_on_with_its_state_in_float32():
     back = optimizer_to_torch(opt_state, params, MAPPING)
     for name, weight in params_to_torch(params, MAPPING).items():
         np.testing.assert_allclose(
-            weight.astype("float64"), parameters[name].detach().float(), rtol=2**-7, atol=2**-12
+            weight.float(), parameters[name].detach().float(), rtol=2**-7, atol=2**-12
         )
     for index, entry in optimizer.state_dict()["state"].items():
         assert back["state"][index]["square_avg"].dtype == torch.bfloat16

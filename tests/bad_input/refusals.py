@@ -1,0 +1,3 @@
+"""What is now in tests/refusals.py."""
+
+from tests.refusals import *  # noqa: F403
