@@ -51,14 +51,14 @@ def mutant_counts(results: Path) -> collections.Counter[str]:
 
 
 def mutants(results: Path) -> str:
-    """What became of the mutants of each module."""
+    """What became of the mutants of each module, and the commit that they were made of."""
     columns = ("mutants", "killed", "equivalent", "surviving")
-    modules = {
-        f"`{module}.py`": counts for module, counts in read(results, "mutants")["modules"].items()
-    }
+    report = read(results, "mutants")
+    modules = {f"`{module}.py`": counts for module, counts in report["modules"].items()}
     modules["all"] = mutant_counts(results)
     lines = [[name, *(str(counts[c]) for c in columns)] for name, counts in modules.items()]
-    return markdown(["", "mutants", "caught", "equivalent", "surviving"], lines)
+    commit = f"module, at commit {report['commit']}"
+    return markdown([commit, "mutants", "caught", "equivalent", "surviving"], lines)
 
 
 TABLES: dict[str, Callable[[Path], str]] = {

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import optax
 
+from adadelta_jax._checks.states import CARRY_OVER, check_state
 from adadelta_jax._checks.trees import leaves_with_path, listed, path_name, prefix_difference
 
 
@@ -53,22 +54,18 @@ def check_labels(labels: Any, params: Any, groups: Collection[Any]) -> None:
 
 def check_partition_state(state: Any, groups: Mapping[str, Any]) -> None:
     """Raise unless a state has a part for each group, and an empty one for a frozen group."""
-    if not isinstance(state, optax.PartitionState):
-        got = state if state is None or state == () else type(state).__name__
-        raise TypeError(f"state must be that of param_groups, as init makes it, got {got}")
+    check_state("param_groups", state, isinstance(state, optax.PartitionState))
     held = state.inner_states
     if held.keys() != groups.keys():
         raise ValueError(
             f"state must be that of the groups {listed(map(repr, groups))}, "
-            f"got one of {listed(map(repr, held))} "
-            "(carry_over_state makes a state for this optimizer from that of another)"
+            f"got one of {listed(map(repr, held))} ({CARRY_OVER})"
         )
     for label, settings in groups.items():
         if settings is None and jax.tree.leaves(held[label]):
             raise ValueError(
                 f"state must be that of these groups, of which {label!r} is frozen, "
-                "got one that holds accumulators for it "
-                "(carry_over_state makes a state for this optimizer from that of another)"
+                f"got one that holds accumulators for it ({CARRY_OVER})"
             )
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -11,6 +11,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from adadelta_jax._checks.trees import is_array, listed, path_name, type_name
+
+CARRY_OVER = "carry_over_state makes a state for this optimizer from that of another"
+
+
+def check_state(optimizer: str, state: Any, is_its_own: bool) -> None:
+    """Raise unless a state is of the kind that `init` of an optimizer makes."""
+    if not is_its_own:
+        got = state if state is None or state == () else type(state).__name__
+        raise TypeError(f"state must be that of {optimizer}, as init makes it, got {got}")
+
+
+def check_chain_state(optimizer: str, state: Any, expected: Mapping[str, type]) -> None:
+    """Raise unless a state is a tuple of the `expected` types, given by what each part is for."""
+    check_state(optimizer, state, type(state) is tuple and len(state) == len(expected))
+    for (purpose, type_), part in zip(expected.items(), state, strict=True):
+        if type(part) is not type_:
+            raise TypeError(
+                f"state must be that of {optimizer}, as init makes it: its part for {purpose} "
+                f"must be {type_.__name__}, got {type(part).__name__} ({CARRY_OVER})"
+            )
 
 
 def check_count(name: str, count: Any) -> None:

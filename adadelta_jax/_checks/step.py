@@ -1,6 +1,6 @@
 """Checks of what `init` and `update` are given, and of what hooks return."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
@@ -37,27 +37,6 @@ def check_params(params: Any) -> None:
                 "use floating-point or complex parameters, or leave it out with optax.masked"
             )
         _check_float(name, dtype)
-
-
-def check_state(optimizer: str, state: Any, expected: type) -> None:
-    """Raise unless a state is of the `expected` type."""
-    if not isinstance(state, expected):
-        got = state if state is None or state == () else type(state).__name__
-        raise TypeError(f"state must be that of {optimizer}, as init makes it, got {got}")
-
-
-def check_chain_state(optimizer: str, state: Any, expected: Mapping[str, type]) -> None:
-    """Raise unless a state is a tuple of the `expected` types, given by what each part is for."""
-    if type(state) is not tuple or len(state) != len(expected):
-        got = state if state is None or state == () else type(state).__name__
-        raise TypeError(f"state must be that of {optimizer}, as init makes it, got {got}")
-    for (purpose, type_), part in zip(expected.items(), state, strict=True):
-        if type(part) is not type_:
-            raise TypeError(
-                f"state must be that of {optimizer}, as init makes it: its part for {purpose} "
-                f"must be {type_.__name__}, got {type(part).__name__} "
-                "(carry_over_state makes a state for this optimizer from that of another)"
-            )
 
 
 def check_step(grads: Any, state: Any, params: Any) -> None:

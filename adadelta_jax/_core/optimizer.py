@@ -12,11 +12,8 @@ from adadelta_jax._checks.settings import (
     check_scalar_or_schedule,
     check_weight_decay_mask,
 )
-from adadelta_jax._checks.step import (
-    check_chain_state,
-    check_step,
-    check_weight_decay_has_params,
-)
+from adadelta_jax._checks.states import check_chain_state
+from adadelta_jax._checks.step import check_step, check_weight_decay_has_params
 from adadelta_jax._core.in_place import keep_decayed_gradients, order_writes
 from adadelta_jax._core.transform import unchecked_scale_by_adadelta
 

@@ -10,7 +10,8 @@ import optax
 from jax import lax
 
 from adadelta_jax._checks.settings import check_accumulator_dtype, check_eps, check_rho
-from adadelta_jax._checks.step import check_params, check_state, check_step
+from adadelta_jax._checks.states import check_state
+from adadelta_jax._checks.step import check_params, check_step
 from adadelta_jax._core.rule import update_rule, upper_bounds
 from adadelta_jax._storage import formats
 from adadelta_jax._storage.float8 import block_maxima
@@ -64,10 +65,10 @@ def scale_by_adadelta(
     | ``"int8"`` | 8-bit floats, a scale for every 256 | 2.04 |
 
     Accumulators with fewer bits than the arithmetic are rounded at random, up or down, so that they
-    are right on average. Larger values are clamped to the maximum. The randomness comes from the step count
-    and the place in the tree, so runs are reproducible and need no key. With ``"int8"``, parameters
-    of fewer than 4,096 elements keep float32. Complex parameters take twice the bytes of the table,
-    and at least complex64.
+    are right on average. Larger values are clamped to the maximum. The randomness comes from the
+    step count and the place in the tree, so runs are reproducible and need no key. With ``"int8"``,
+    parameters of fewer than 4,096 elements keep float32. Complex parameters take twice the bytes of
+    the table, and at least complex64.
 
     Args:
         rho: Decay rate of both averages, a scalar in [0, 1].
@@ -106,7 +107,7 @@ def scale_by_adadelta(
     scale = unchecked_scale_by_adadelta(rho, eps, accumulator_dtype=accumulator_dtype)
 
     def update_fn(updates, state, params=None):
-        check_state("scale_by_adadelta", state, ScaleByAdadeltaState)
+        check_state("scale_by_adadelta", state, isinstance(state, ScaleByAdadeltaState))
         check_step(updates, state, params)
         return scale.update(updates, state, params)
 

@@ -1,4 +1,4 @@
-"""The figure of `zeiler_mnist`."""
+"""The figure of docs/paper.md: errors by epoch, and beside those of the paper."""
 
 from pathlib import Path
 

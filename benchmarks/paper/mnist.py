@@ -118,9 +118,9 @@ def errors(task: Task, start: Start, setting: Setting, seed: int, library: str =
         digits = task.seen(start.pixels)
         how = {"seed": seed, "epochs": task.epochs, "initialisation": start.initialisation}
         if library == "torch":
-            of_torch = {"rho": setting.rho, "eps": setting.eps}
             from benchmarks.paper import torch_control  # the only part that needs torch
 
+            of_torch = {"rho": setting.rho, "eps": setting.eps}
             return list(torch_control.errors_by_epoch(*digits, **of_torch, **how))
         optimizer = settings.optimizer(setting)
         return list(paper_network.errors_by_epoch(optimizer, *digits, **how))

@@ -48,6 +48,15 @@ def ratio(work: Work, *names: str) -> str:
     return f"{work[OURS]['median_ms'] / min(theirs):.2f}" if theirs else ""
 
 
+# The benchmarks of the performance page, and the names of their results.
+MODULES = {
+    "speed.step_time": "step_time",
+    "speed.train_step": "train_step",
+    "memory.step": "memory",
+    "speed.compile_time": "compile_time",
+}
+
+
 def label(name: str, work: Work) -> list[str]:
     """The first cells of a work's line: what it is, and how many parameters it has."""
     return [WORKS[name], f"{work[OURS]['parameters'] / 1e6:.1f} M"]
@@ -58,9 +67,8 @@ def machine(results: Path) -> str:
     packages = ("python", "jax", "optax", "torch", "keras")
     header = ["measured by", "rounds", "processor", "cores", "memory, GiB", *packages]
     rows = []
-    for module in ("speed.step_time", "speed.train_step", "memory.step", "speed.compile_time"):
-        benchmark = "memory" if module == "memory.step" else module.partition(".")[2]
-        report = read(results, benchmark)
+    for module, name in MODULES.items():
+        report = read(results, name)
         of_machine = [str(report["machine"][key]) for key in ("cpu", "cores", "memory_gib")]
         versions = [report["versions"].get(package, "") for package in packages]
         rounds = str(report["settings"].get("rounds", ""))

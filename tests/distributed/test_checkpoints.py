@@ -109,8 +109,8 @@ def test_restored_in_the_same_layout_a_run_goes_on_bit_for_bit(
     chex.assert_trees_all_equal(training, uninterrupted(layout, accumulator_dtype, 2 * STEPS))
 
 
-# In another layout XLA compiles another program, which may fuse other multiplications and additions:
-# see `assert_same_run`.
+# In another layout XLA compiles another program, which may fuse other multiplications and
+# additions: see `assert_same_run`.
 @pytest.mark.parametrize("accumulator_dtype", ACCUMULATOR_DTYPES)
 @pytest.mark.parametrize(
     ("before", "after"),

@@ -34,8 +34,9 @@ TOLERANCES = {
     "float16": Tolerance(
         2**-11,
         4 * 2**-25 / 1e-6,
-        "11-bit significands: torch rounds v and u to them. Its u starts near ε = 1e-6, where numbers "
-        "are 2⁻²⁴ apart: ρu, u, u + ε and ε itself are each off by up to 2⁻²⁵, which is 3 % of ε. "
+        "11-bit significands: torch rounds v and u to them. Its u starts near ε = 1e-6, where "
+        "numbers are 2⁻²⁴ apart: ρu, u, u + ε and ε itself are each off by up to 2⁻²⁵, which is "
+        "3 % of ε. "
         "Four such errors are allowed; relative to u they persist as u grows",
     ),
 }

@@ -181,7 +181,7 @@ def is_shape(node):
 @hypothesis.given(shapes=trees, seed=strategies.integers(0, 99))
 @examples(40)
 def test_a_leaf_in_a_tree_takes_the_same_steps_as_alone(shapes, seed):
-    """Except where the state is rounded at random, because the noise depends on the leaf's index."""
+    """Except where the state is rounded at random: the noise depends on the leaf's index."""
     rng = np.random.default_rng(seed)
     gradients = [
         jax.tree.map(

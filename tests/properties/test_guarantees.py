@@ -236,7 +236,7 @@ def test_an_infinite_gradient_counts_as_the_largest_whose_square_is_finite_in_fl
 def test_after_a_gradient_too_large_to_square_later_ones_move_the_parameter_again(
     size, sign, rho, eps
 ):
-    """v saturates and decays by rho from there. In torch it would stay infinite."""
+    """In it v saturates and decays by rho from there. In torch v would stay infinite."""
     steps = 1500  # 0.9375 to that power is far below 1 / LIMIT²
     grads = np.ones((steps, COORDINATES))
     grads[0] = sign * min(size * LIMIT, float(np.finfo(np.float32).max))

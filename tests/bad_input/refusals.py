@@ -1,3 +1,0 @@
-"""What is now in tests/refusals.py."""
-
-from tests.refusals import *  # noqa: F403
