@@ -182,7 +182,6 @@ def _step(grad, square_avg, acc_delta, settings, count, leaf_index):
         formats.load(acc_delta, dtype),
         **settings,
     )
-    count = jnp.max(count)  # a state made by `jax.vmap` has a count for each member
     bounds = (None, None)
     if formats.is_accumulator(square_avg):
         bounds = upper_bounds(*map(block_maxima, (grad, square_avg, acc_delta)), **settings)

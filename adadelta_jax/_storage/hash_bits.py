@@ -14,6 +14,8 @@ def hash_bits(shape: tuple[int, ...], seeds: tuple[jax.typing.ArrayLike, ...]) -
     """
     key = jnp.uint32(0)
     for seed in seeds:
+        if jnp.ndim(seed) > 0:  # the counts of the members, in a state that `jax.vmap` made
+            seed = jnp.max(seed)
         key = _hash(key + jnp.asarray(seed).astype(jnp.uint32))
     # The place, not a counter of a generator: two multiplications per element, and the same bits
     # however the array is sharded.
