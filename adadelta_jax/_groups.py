@@ -10,14 +10,20 @@ import jax.numpy as jnp
 import optax
 
 from adadelta_jax._checks.groups import (
+    broadcast_labels,
     check_groups,
     check_labels,
     check_partition_state,
     check_rules,
     check_rules_apply,
-    paths_by_label,
 )
-from adadelta_jax._checks.trees import is_leaf, leaves_with_path, path_name
+from adadelta_jax._checks.trees import (
+    is_leaf,
+    leaves_with_path,
+    only_arrays,
+    path_name,
+    tree_or_result,
+)
 from adadelta_jax._core.optimizer import adadelta
 
 
@@ -67,27 +73,36 @@ def param_groups(
     transforms: dict[Hashable, optax.GradientTransformation] = {
         label: _group(label, settings) for label, settings in groups.items()
     }
-    # A pytree of labels can be callable too: that of an Equinox module, say.
-    is_function = callable(labels) and jax.tree_util.all_leaves([labels])
-
-    def labels_of(tree):
-        if not leaves_with_path(tree):
-            return tree  # the placeholder of `optax.tree.map_params` needs no labels
-        return labels(tree) if is_function else labels
 
     def init_fn(params):
-        label_tree = labels_of(params)
+        label_tree = params  # the placeholder of `optax.tree.map_params` needs no labels
+        if leaves_with_path(params):
+            label_tree = broadcast_labels(tree_or_result(labels, params), params, "parameters")
         check_labels(label_tree, params, transforms)
         return optax.partition(transforms, lambda _: label_tree).init(params)
 
     def update_fn(updates, state, params=None, **extra_args):
         check_partition_state(state, groups)
-        label_tree = labels_of(updates if params is None else params)
-        paths_by_label(label_tree, updates, "gradients")
+        params = None if params is None else only_arrays(params)
+        given = tree_or_result(labels, updates if params is None else params)
+        label_tree = broadcast_labels(given, updates, "gradients")
+        if params is not None:
+            params = _only_labelled(label_tree, params)
         partition = optax.partition(transforms, lambda _: label_tree)
         return partition.update(updates, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _only_labelled(labels: Any, params: optax.Params) -> optax.Params:
+    """The parameters with None where there is neither a label nor a gradient."""
+
+    def is_none(node):
+        return node is None
+
+    return jax.tree.map(
+        lambda label, param: None if label is None else param, labels, params, is_leaf=is_none
+    )
 
 
 def _group(label: str, settings: Mapping[str, Any] | None) -> optax.GradientTransformation:

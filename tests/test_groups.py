@@ -31,10 +31,11 @@ def test_groups_step_as_optimizers_of_their_own(labels):
         chex.assert_trees_all_equal([u[part] for u in updates], expected)
 
 
-def test_groups_are_those_of_optax_partition():
-    optimizer = param_groups({"slow": None, "fast": SETTINGS}, LABELS["prefix"])
+@each_kind_of_labels
+def test_groups_are_those_of_optax_partition(labels):
+    optimizer = param_groups({"slow": None, "fast": SETTINGS}, labels)
     partition = optax.partition(
-        {"slow": optax.set_to_zero(), "fast": adadelta(**SETTINGS)}, LABELS["prefix"]
+        {"slow": optax.set_to_zero(), "fast": adadelta(**SETTINGS)}, LABELS["tree"]
     )
     state = optimizer.init(PARAMS)
     chex.assert_trees_all_equal(state, partition.init(PARAMS))

@@ -8,7 +8,7 @@ import jax
 import optax
 
 from adadelta_jax._checks.states import CARRY_OVER, check_state
-from adadelta_jax._checks.trees import leaves_with_path, listed, path_name, prefix_difference
+from adadelta_jax._checks.trees import broadcast_by_path, leaves_with_path, listed, path_name
 
 
 def check_groups(groups: Any, keywords: tuple[str, ...]) -> None:
@@ -35,9 +35,19 @@ def check_groups(groups: Any, keywords: tuple[str, ...]) -> None:
             )
 
 
+def broadcast_labels(labels: Any, tree: Any, tree_name: str) -> Any:
+    """The label of every leaf of a tree; raise unless `labels` is a tree of strings like it."""
+    for path, label in jax.tree.leaves_with_path(labels):
+        if not isinstance(label, str):
+            raise TypeError(f"the label of {path_name(path)} must be a string, got {label!r}")
+    return broadcast_by_path("labels", labels, tree_name, tree)
+
+
 def check_labels(labels: Any, params: Any, groups: Collection[Any]) -> None:
-    """Raise unless every label has a group, and every group a parameter."""
-    labelled = paths_by_label(labels, params, "parameters")
+    """Raise unless every parameter's label has a group, and every group a parameter."""
+    labelled: dict[str, list[str]] = {}
+    for path, label in jax.tree.leaves_with_path(labels):
+        labelled.setdefault(label, []).append(path_name(path))
     for label, paths in labelled.items():
         if label not in groups:
             raise ValueError(
@@ -67,21 +77,6 @@ def check_partition_state(state: Any, groups: Mapping[str, Any]) -> None:
                 f"state must be that of these groups, of which {label!r} is frozen, "
                 f"got one that holds accumulators for it ({CARRY_OVER})"
             )
-
-
-def paths_by_label(labels: Any, tree: Any, tree_name: str) -> dict[str, list[str]]:
-    """The paths of `tree` by label; raise unless `labels` is a prefix of `tree`."""
-    try:
-        subtrees = jax.tree.structure(labels).flatten_up_to(tree)
-    except ValueError:
-        raise ValueError(prefix_difference("labels", labels, tree_name, tree)) from None
-    paths: dict[str, list[str]] = {}
-    for (prefix, label), subtree in zip(jax.tree.leaves_with_path(labels), subtrees, strict=True):
-        if not isinstance(label, str):
-            raise TypeError(f"the label of {path_name(prefix)} must be a string, got {label!r}")
-        for path, _ in leaves_with_path(subtree):
-            paths.setdefault(label, []).append(path_name((*prefix, *path)))
-    return paths
 
 
 def check_rules(rules: Any, default: Any) -> None:

@@ -6,6 +6,7 @@ be a tracer, which has no value yet.
 
 import contextlib
 import math
+import warnings
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from adadelta_jax._checks.trees import is_array, path_name, prefix_difference
+from adadelta_jax._checks.trees import broadcast_by_path, is_array, path_name
 
 LARGEST_EPS = 1e30  # next to the largest float32 it makes no difference
 ACCUMULATOR_DTYPES = ("float32", "float64", "bfloat16", "float16", "int8")
@@ -75,8 +76,8 @@ def check_accumulator_dtype(accumulator_dtype: Any) -> None:
         )
 
 
-def check_weight_decay_mask(mask: Any, params: Any) -> None:
-    """Raise unless `mask` is a tree of booleans like the parameters, or a prefix of one."""
+def broadcast_weight_decay_mask(mask: Any, params: Any) -> Any:
+    """A boolean for every parameter; raise unless `mask` is a tree of booleans like them."""
     for path, leaf in jax.tree.leaves_with_path(mask):
         if not isinstance(leaf, (bool, np.bool_)) and getattr(leaf, "shape", None) != ():
             where = f" for {path_name(path)}" if path else ""
@@ -85,10 +86,9 @@ def check_weight_decay_mask(mask: Any, params: Any) -> None:
                 f"got {leaf!r}{where}"
             )
     try:
-        jax.tree.structure(mask).flatten_up_to(params)
-    except ValueError:
-        where = prefix_difference("booleans", mask, "parameters", params)
-        raise ValueError(f"weight_decay_mask: {where}") from None
+        return broadcast_by_path("booleans", mask, "parameters", params)
+    except ValueError as error:
+        raise ValueError(f"weight_decay_mask: {error}") from None
 
 
 def check_optimizer(optimizer: Any) -> None:
@@ -105,6 +105,13 @@ def check_hook(name: str, hook: Any) -> None:
 
 def _number(name: str, value: Any, expected: str) -> float | None:
     """The value of a numeric setting; None if it is traced."""
+    if getattr(value, "dtype", None) in (jnp.bfloat16, jnp.float16):
+        warnings.warn(
+            f"{name} is {value.dtype}, which rounds 0.999 to {value.dtype.type(0.999):g} and 1e-8 "
+            f"to {value.dtype.type(1e-8):g}: pass it in float32, or hyperparam_dtype=jnp.float32 "
+            "to optax.inject_hyperparams",
+            stacklevel=4,
+        )
     if isinstance(value, jax.core.Tracer):
         return None
     if isinstance(value, (int, float, np.generic, np.ndarray, jax.Array)):

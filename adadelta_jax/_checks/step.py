@@ -19,6 +19,11 @@ from adadelta_jax._checks.trees import (
 )
 from adadelta_jax._storage.formats import is_accumulator_or_none, shapes
 
+# By the module that a tree's classes come from.
+ADVICE = {
+    "equinox": "pass eqx.filter(model, eqx.is_inexact_array) to init",
+    "flax.nnx": "pass nnx.state(model, nnx.Param) to init",
+}
 DTYPES = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
 
 
@@ -30,13 +35,26 @@ def check_params(params: Any) -> None:
         raise ValueError(f"params is no tree that JAX can walk through: {error}") from None
     for path, param in params_with_path:
         name = f"parameter {path_name(path)}" if path else "the parameter"
+        if not is_array(param):
+            advice = _advice(params)
+            raise TypeError(f"{name} must be an array, got {type_name(param)}: {advice}")
         dtype = _dtype(name, param)
         if not jnp.issubdtype(dtype, jnp.inexact):
-            raise TypeError(
-                f"{name} has dtype {dtype}, which has no gradient: "
-                "use floating-point or complex parameters, or leave it out with optax.masked"
-            )
+            raise TypeError(f"{name} has dtype {dtype}, which has no gradient: {_advice(params)}")
         _check_float(name, dtype)
+
+
+def _advice(params: Any) -> str:
+    """How to leave out what cannot be trained, in the words of the library of a tree."""
+
+    def library(node):
+        modules = [cls.__module__ for cls in type(node).__mro__]
+        return next((name for name in ADVICE if any(m.startswith(name) for m in modules)), None)
+
+    nodes = jax.tree.leaves(params, is_leaf=lambda node: library(node) is not None)
+    found = [ADVICE[name] for node in nodes if (name := library(node)) is not None]
+    plain = "use floating-point or complex parameters, or leave it out with optax.masked"
+    return found[0] if found else plain
 
 
 def check_step(grads: Any, state: Any, params: Any) -> None:

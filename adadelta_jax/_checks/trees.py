@@ -1,5 +1,6 @@
 """Trees of parameters and gradients: their leaves, the leaves' names, and how two trees differ."""
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,12 +24,16 @@ def leaves_with_path(tree: Any) -> list[tuple[Any, Any]]:
     return jax.tree.leaves_with_path(tree, is_leaf=is_leaf)
 
 
-def path_name(path: Any) -> str:
-    """A path as users write it, "dense/kernel"; "the parameter" for a bare array."""
-    # The array of a Flax variable, as in an NNX state, goes by the name of the variable.
+def path_names(path: Any) -> tuple[str, ...]:
+    """The names along a path, without that of the array in a Flax variable."""
     if path and path[-1] == jax.tree_util.GetAttrKey("value"):
         path = path[:-1]
-    return jax.tree_util.keystr(path, simple=True, separator="/") or "the parameter"
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+
+
+def path_name(path: Any) -> str:
+    """A path as users write it, "dense/kernel"; "the parameter" for a bare array."""
+    return "/".join(path_names(path)) or "the parameter"
 
 
 def nth_path(tree: Any, index: int) -> str:
@@ -62,18 +67,46 @@ def difference(name: str, tree: Any, like_name: str, like: Any, hint: str = "") 
     return _described(name, tree, like_name, like, missing, unknown, hint)
 
 
-def prefix_difference(name: str, tree: Any, like_name: str, like: Any) -> str:
-    """How a tree differs from a prefix of another, for a message."""
-    paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
-    like_paths = [path for path, _ in leaves_with_path(like)]
+def broadcast_by_path(name: str, tree: Any, like_name: str, like: Any) -> Any:
+    """A tree like another, or a prefix of it, broadcast to the leaves of the other.
 
-    def is_under(path, prefix):
-        return path[: len(prefix)] == prefix
+    The containers may differ: what counts is that the paths have the same names.
+    """
+    values = {path_names(path): value for path, value in jax.tree.leaves_with_path(tree)}
+    used, missing = set(), []
 
-    missing = [path for path in like_paths if not any(is_under(path, p) for p in paths)]
-    unknown = [path for path in paths if not any(is_under(p, path) for p in like_paths)]
-    missing, unknown = (list(map(path_name, paths)) for paths in (missing, unknown))
-    return _described(name, tree, like_name, like, missing, unknown)
+    def value_at(path, leaf):
+        names = path_names(path)
+        prefixes = (names[:length] for length in range(len(names), -1, -1))
+        prefix = next((prefix for prefix in prefixes if prefix in values), None)
+        if prefix is not None:
+            used.add(prefix)
+            return values[prefix]
+        if leaf is not None:
+            missing.append(path_name(path))
+        return None
+
+    result = jax.tree.map_with_path(value_at, like, is_leaf=is_leaf)
+    unknown = ["/".join(names) or "the parameter" for names in values if names not in used]
+    if missing or unknown:
+        raise ValueError(_described(name, tree, like_name, like, missing, unknown))
+    return result
+
+
+def tree_or_result(argument: Any, params: Any) -> Any:
+    """The tree that an argument is, or the one that it returns for the parameters."""
+    # An Equinox module of labels can be called, but is a tree; a `Partial` is a function.
+    is_function = callable(argument) and (
+        isinstance(argument, functools.partial)
+        or not jax.tree.leaves(argument)
+        or jax.tree_util.all_leaves([argument])
+    )
+    return argument(params) if is_function else argument
+
+
+def only_arrays(tree: Any) -> Any:
+    """The tree with None in the place of leaves that are not arrays, such as functions."""
+    return jax.tree.map(lambda leaf: leaf if is_array(leaf) else None, tree)
 
 
 def _described(

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import optax
 
 from adadelta_jax._checks.settings import (
+    broadcast_weight_decay_mask,
     check_flag,
     check_scalar_or_schedule,
-    check_weight_decay_mask,
 )
 from adadelta_jax._checks.states import check_chain_state
 from adadelta_jax._checks.step import check_step, check_weight_decay_has_params
+from adadelta_jax._checks.trees import only_arrays, tree_or_result
 from adadelta_jax._core.in_place import keep_decayed_gradients, order_writes
 from adadelta_jax._core.transform import unchecked_scale_by_adadelta
 
@@ -139,17 +140,14 @@ def _decay_weights(weight_decay: Any, mask: Any, *, coupled: bool) -> optax.Grad
     """`optax.add_decayed_weights` on the parameters that a mask picks."""
     decay = optax.add_decayed_weights(weight_decay)
 
-    def mask_of(params):
+    def mask_for(tree, params):
         # A function gets the parameters: `optax.masked` would give it gradients, None among them.
-        booleans = mask(params) if callable(mask) else mask
-        check_weight_decay_mask(booleans, params)
-        return booleans
+        return broadcast_weight_decay_mask(tree_or_result(mask, only_arrays(params)), tree)
 
     def init_fn(params):
-        if mask is not None and jax.tree.leaves(
-            params
-        ):  # the placeholder of Optax's tools has none
-            mask_of(params)
+        # Optax's tools call `init` with a placeholder without leaves.
+        if mask is not None and jax.tree.leaves(params):
+            mask_for(params, params)
         return decay.init(params)
 
     def update_fn(updates, state, params=None):
@@ -159,7 +157,7 @@ def _decay_weights(weight_decay: Any, mask: Any, *, coupled: bool) -> optax.Grad
         if mask is not None:
             decayed = jax.tree.map(
                 lambda decays, plain, decayed: decayed if decays else plain,
-                mask_of(params),
+                mask_for(updates, params),
                 updates,
                 decayed,
             )

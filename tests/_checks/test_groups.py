@@ -100,13 +100,6 @@ WRONG_LABELS = {
         ValueError,
         "the labels do not match the parameters: they have tail, which the parameters lack",
     ),
-    "another container": (
-        {"body": ("slow", "slow"), "head": "fast"},
-        ValueError,
-        "the labels do not match the parameters: they are a PyTreeDef({'body': (*, *), "
-        "'head': *}), the parameters a PyTreeDef({'body': [{'bias': *, 'kernel': *}, "
-        "{'kernel': *}], 'head': {'kernel': *}})",
-    ),
 }
 
 

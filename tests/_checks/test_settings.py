@@ -213,12 +213,29 @@ def test_a_wrong_setting_is_refused_in_these_words(call, error, message):
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-@pytest.mark.parametrize(
-    "value", [0, 1, 0.5, np.float32(0.5), np.array(0.5), jnp.array(0.5), jnp.bfloat16(0.5)]
-)
+@pytest.mark.parametrize("value", [0, 1, 0.5, np.float32(0.5), np.array(0.5), jnp.array(0.5)])
 def test_every_kind_of_number_in_range_is_accepted(name, value):
     updates, _ = step_with(**{name: value})()
     chex.assert_tree_all_finite(updates)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_setting_in_half_precision_is_taken_with_a_warning(name, dtype):
+    with pytest.warns(UserWarning, match=f"{name} is {dtype}, .* hyperparam_dtype=jnp.float32"):
+        updates, _ = step_with(**{name: jnp.asarray(0.5, dtype)})()
+    chex.assert_tree_all_finite(updates)
+
+
+def test_injection_warns_of_half_precision_and_says_how_to_avoid_it():
+    params = jnp.ones(3, jnp.bfloat16)
+    with pytest.warns(UserWarning, match="is bfloat16, which rounds 0.999 to 1") as warned:
+        optax.inject_hyperparams(adadelta)(rho=0.999, eps=1e-8).init(params)
+    assert {str(w.message).split()[0] for w in warned} >= {"rho", "eps"}
+    in_float32 = optax.inject_hyperparams(adadelta, hyperparam_dtype=jnp.float32)(rho=0.999)
+    state = in_float32.init(params)
+    assert state.hyperparams["rho"] == jnp.float32(0.999)
+    in_float32.update(params, state, params)
 
 
 def test_the_largest_eps_is_accepted():

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import optax
 
-from adadelta_jax import adadelta, carry_over_state, scale_by_adadelta
+from adadelta_jax import adadelta, carry_over_state, param_groups, scale_by_adadelta
 from adadelta_jax.diagnostics import effective_learning_rate
 from tests.refusals import OPTIMIZER, PARAMS, SCALE_STATE, STATE, assert_refused, each_refusal
 
@@ -48,6 +48,16 @@ STEPS = {
         update(acc_delta=[jnp.ones(2), jnp.ones(4)]),
         ValueError,
         "acc_delta of 1 has shape (4,), but square_avg has shape (3,)",
+    ),
+    "the state of the whole for the part": (
+        lambda: scale_by_adadelta().update(PARAMS, STATE),
+        TypeError,
+        "state must be that of scale_by_adadelta, as init makes it, got tuple",
+    ),
+    "an empty state for groups": (
+        lambda: param_groups({"a": {}}, "a").update(PARAMS, (), PARAMS),
+        TypeError,
+        "state must be that of param_groups, as init makes it, got ()",
     ),
 }
 

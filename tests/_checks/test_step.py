@@ -1,4 +1,4 @@
-"""Parameters, gradients and states that do not fit together are refused by name."""
+"""Parameters and gradients that do not fit are refused by name."""
 
 import re
 
@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jax.experimental import sparse
 
-from adadelta_jax import adadelta, param_groups, scale_by_adadelta
+from adadelta_jax import adadelta, scale_by_adadelta
 from adadelta_jax.diagnostics import summary
 from tests.refusals import (
     OPTIMIZER,
@@ -50,12 +50,14 @@ PARAMETERS = {
     "text": (
         init({"w": "x"}, scale_by_adadelta()),
         TypeError,
-        "parameter w must be an array, got str",
+        "parameter w must be an array, got str: use floating-point or complex parameters, or "
+        "leave it out with optax.masked",
     ),
     "an array of objects": (
         init({"w": np.array(None)}),
         TypeError,
-        "parameter w must be an array, got ndarray of object",
+        "parameter w must be an array, got ndarray of object: "
+        "use floating-point or complex parameters, or leave it out with optax.masked",
     ),
     "a dtype that JAX lacks": (
         init({"w": np.ones(2, LONG_DOUBLE)}),
@@ -228,20 +230,8 @@ PARAMETERS_OF_A_STEP = {
         "the gradient of dense/bias has shape (2,), but the parameters have shape (1,)",
     ),
 }
-STATES = {
-    "the state of the whole for the part": (
-        update(PARAMS, optimizer=scale_by_adadelta()),
-        TypeError,
-        "state must be that of scale_by_adadelta, as init makes it, got tuple",
-    ),
-    "an empty state for groups": (
-        update(PARAMS, state=(), optimizer=param_groups({"a": {}}, "a")),
-        TypeError,
-        "state must be that of param_groups, as init makes it, got ()",
-    ),
-}
 
 
-@each_refusal(PARAMETERS | GRADIENTS | PARAMETERS_OF_A_STEP | STATES)
+@each_refusal(PARAMETERS | GRADIENTS | PARAMETERS_OF_A_STEP)
 def test_a_tree_that_does_not_fit_is_refused_in_these_words(call, error, message):
     assert_refused(call, error, message)

@@ -32,7 +32,8 @@ TABLE = {
     "a tensor as a parameter": (
         lambda: OPTIMIZER.init({"w": torch.ones(2)}),
         TypeError,
-        "parameter w must be an array, got Tensor",
+        "parameter w must be an array, got Tensor: use floating-point or complex parameters, or "
+        "leave it out with optax.masked",
     ),
     "a tensor as a gradient": (
         lambda: OPTIMIZER.update(with_kernel(torch.ones(3, 2)), STATE, PARAMS),

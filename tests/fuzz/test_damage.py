@@ -1,4 +1,4 @@
-"""Whatever is damaged on its way here is loaded rightly or refused in clear words."""
+"""Damaged input is loaded correctly or refused in clear words."""
 
 import pytest
 

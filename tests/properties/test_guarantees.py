@@ -122,9 +122,7 @@ def test_a_zero_gradient_gives_a_zero_update_and_decays_both_averages_by_rho(sto
 
 def assert_is_rounded(stored, values, storage, scale):
     """Raise unless each number is a neighbour of its value in the format of the accumulators."""
-    values = np.where(
-        values < np.finfo(values.dtype).tiny, 0, values
-    )  # subnormal numbers count as zero
+    values = np.where(values < np.finfo(values.dtype).tiny, 0, values)  # subnormal
     accumulator_dtype = storage[1]
     if accumulator_dtype in (None, values.dtype):
         np.testing.assert_array_equal(stored, values)
