@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adadelta_jax import (
-    ScaleByAdadeltaState,
     adadelta,
     carry_over_state,
     param_groups,
@@ -21,7 +20,6 @@ from tests.grouped_parameters import (
     GRADS,
     LABELS,
     PARAMS,
-    PATHS,
     adadelta_states,
     group_states,
     steps,
@@ -206,22 +204,3 @@ def test_parameters_come_and_go_without_a_warning():
         warnings.simplefilter("error")
         (new,) = adadelta_states(carry_over_state(adadelta(), params, state))
     chex.assert_trees_all_equal(new.acc_delta["neck"], jnp.zeros(3))
-
-
-def test_an_accumulator_may_be_a_tree_of_its_own():
-    def init(params):
-        def zeros():
-            return jax.tree.map(
-                lambda p: {"codes": jnp.zeros(p.size, jnp.int8), "scale": jnp.zeros(())}, params
-            )
-
-        return ScaleByAdadeltaState(jnp.array(0), zeros(), zeros())
-
-    coded = optax.GradientTransformation(init, lambda *_: None)
-    old = jax.tree.map(lambda x: x + 1, init(PARAMS))
-    carried = carry_over_state(coded, PARAMS, old)
-    chex.assert_trees_all_equal(carried, old)
-    with pytest.warns(UserWarning, match="start from zero") as record:
-        (plain,) = adadelta_states(carry_over_state(adadelta(), PARAMS, old))
-    assert len(record) == len(PATHS)
-    chex.assert_trees_all_equal(plain.square_avg, jax.tree.map(jnp.zeros_like, PARAMS))

@@ -81,15 +81,34 @@ def merging_states() -> Iterator[None]:
         ) from None
 
 
-def check_accumulators_in_common(old: Any, new: Any, held: list[str], params: Any) -> None:
-    """Raise unless the accumulators of two states, keyed by path, share a parameter."""
-    if not old.keys().isdisjoint(new):
+def check_renamed(renamed: Any, held: Collection[tuple[str, ...]]) -> None:
+    """Raise unless `renamed` maps paths at or above those that are held to paths."""
+    if renamed is None:
         return
-    if not held:
+    pairs = renamed.items() if isinstance(renamed, Mapping) else [(None, None)]
+    if not all(isinstance(path, str) for pair in pairs for path in pair):
+        raise TypeError(f"renamed must map old paths to new paths, got {renamed!r}")
+    for old in renamed:
+        prefix = tuple(old.split("/"))
+        if not any(names[: len(prefix)] == prefix for names in held):
+            raise ValueError(
+                f"renamed: old_state has no {old!r}: it holds accumulators of "
+                f"{listed(map('/'.join, held))}"
+            )
+
+
+def check_accumulators_in_common(
+    old: Collection[tuple[str, ...]], new: Collection[tuple[str, ...]], params: Any
+) -> None:
+    """Raise unless the accumulators of two states, by names of paths, share a parameter."""
+    if set(old) & set(new):
+        return
+    if not old:
         raise ValueError(
             "old_state holds no ScaleByAdadeltaState: pass the state of an optimizer made with "
             "adadelta; a checkpoint is to be restored into the structure of optimizer.init(params)"
         )
+    held = sorted("/".join(names) or "the parameter" for names in old)
     names = [path_name(path) for path, _ in jax.tree.leaves_with_path(params)]
     raise ValueError(
         f"nothing to carry over: old_state holds accumulators of {listed(held)}, none of which "
@@ -97,7 +116,7 @@ def check_accumulators_in_common(old: Any, new: Any, held: list[str], params: An
     )
 
 
-def accumulators_fit(path: Any, old: Any, new: Any) -> bool:
+def accumulators_fit(name: str, old: Any, new: Any) -> bool:
     """Whether shapes and dtypes of old v and u fit the new ones; warn if they do not."""
 
     def kind(node):
@@ -111,7 +130,7 @@ def accumulators_fit(path: Any, old: Any, new: Any) -> bool:
         for square_avg, _ in (old, new)
     )
     warnings.warn(
-        f"the accumulators of {path_name(path)} start from zero: old_state holds {held}, "
+        f"the accumulators of {name} start from zero: old_state holds {held}, "
         f"the parameter needs {needed}",
         stacklevel=3,
     )
