@@ -61,6 +61,7 @@ benchmarks: $(VENV)/installed-benchmarks  ## measure all that the documents say 
 			--plot docs/images/$$name.png || exit 1; \
 	done
 	$(BIN)/python -m benchmarks.memory.state_bytes --json benchmarks/results/state_bytes.json
+	$(BIN)/python -m benchmarks.memory.wrappers --json benchmarks/results/wrappers.json
 	$(BIN)/python -m benchmarks.tables
 
 wheel: $(VENV)/installed-dev  ## build the wheel, install it into an empty environment and import it

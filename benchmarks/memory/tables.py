@@ -22,6 +22,26 @@ def memory(results: Path) -> str:
     return markdown(["parameters", "weight decay", "", *kinds], rows)
 
 
+def wrappers(results: Path) -> str:
+    """Bytes per parameter of a step whose optimizer Optax wraps, ours and Optax's."""
+    works: dict[str, dict[str, Row]] = {}
+    for row in read(results, "wrappers")["results"]:
+        works.setdefault(row["work"], {})[row["contender"]] = row
+    rows = [
+        [
+            name,
+            *(
+                f"{work[c][f'{kind}_bytes_per_parameter']:.0f}"
+                for c in (OURS, "optax")
+                for kind in ("scratch", "accessed")
+            ),
+        ]
+        for name, work in works.items()
+    ]
+    header = [f"{kind}, {whose}" for whose in ("ours", "Optax") for kind in ("scratch", "accessed")]
+    return markdown(["optimizer", *header], rows)
+
+
 def state_bytes(results: Path) -> str:
     """What each device holds and sends in a step, for every model and layout."""
     models = {"gpt2": "GPT-2", "gpt2_xl": "GPT-2 XL", "llama_70b": "Llama 3 70B"}
@@ -57,6 +77,7 @@ def planning(results: Path) -> str:
 
 TABLES: dict[str, Callable[[Path], str]] = {
     "memory": memory,
+    "wrappers": wrappers,
     "state_bytes": state_bytes,
     "planning": planning,
 }

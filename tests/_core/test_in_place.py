@@ -10,6 +10,7 @@ from jax import export
 from adadelta_jax import adadelta
 from adadelta_jax._core.in_place import _depend_on, keep_decayed_gradients
 from adadelta_jax._storage.float8 import BLOCK
+from benchmarks.memory.wrappers import CONTENDERS, WRAPPERS, footprint
 
 BYTES_PER_FLOAT = 4
 SHAPE = (512, 512)
@@ -115,6 +116,15 @@ def test_coupled_weight_decay_needs_one_float_of_scratch_and_optax_three():
     assert passes_per_leaf(ours) == 4
     assert bytes_per_parameter(ours) <= 16 * BYTES_PER_FLOAT + 0.01
     assert bytes_per_parameter(theirs) > 19 * BYTES_PER_FLOAT
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_a_wrapped_step_needs_no_more_scratch_than_with_optax(name):
+    ours, theirs = (footprint(WRAPPERS[name](adadelta)) for adadelta in CONTENDERS.values())
+    scratch = "scratch_bytes_per_parameter"
+    assert ours[scratch] <= theirs[scratch] + 1e-3
+    if name in ("alone", "clip", "masked", "inject_hyperparams of the rate alone"):
+        assert ours[scratch] < 1e-3
 
 
 def test_coupled_weight_decay_of_half_precision_needs_no_more_scratch_than_in_optax():
