@@ -12,6 +12,7 @@ from adadelta_jax._checks.shardings import (
     check_param_shardings,
     check_shardings,
     finding_parameters_in_state,
+    on_mesh,
 )
 from adadelta_jax._core.transform import ScaleByAdadeltaState
 from adadelta_jax._storage import float8
@@ -24,6 +25,7 @@ def state_shardings(
     param_shardings: Any,
     *,
     zero_axis: str | None = None,
+    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh | None = None,
 ) -> Any:
     """The shardings of an optimizer's state, from those of the parameters.
 
@@ -43,20 +45,22 @@ def state_shardings(
     Args:
         optimizer: The transformation whose state it is.
         params: Its parameters, a pytree of arrays or of their shapes and dtypes.
-        param_shardings: A pytree of `jax.sharding.NamedSharding` like the parameters, or a prefix
-            of one, such as a single sharding for all of them.
+        param_shardings: A pytree of `jax.sharding.NamedSharding` or `jax.sharding.PartitionSpec`
+            like the parameters, or a prefix of one, such as a single sharding for all of them.
         zero_axis: The mesh axis over which accumulators are also sharded, usually that of the
             data. None: accumulators are sharded like the parameters only.
+        mesh: The mesh of every PartitionSpec. None: that of `jax.set_mesh`.
 
     Returns:
         A pytree of `jax.sharding.NamedSharding` like ``optimizer.init(params)``, for ``jax.jit``'s
         ``in_shardings`` and ``out_shardings``, `jax.device_put`, or a checkpoint to restore.
 
     Raises:
-        ValueError: If ``param_shardings`` does not match ``params``, if there is no parameter, if
+        ValueError: If ``param_shardings`` does not match ``params``, if a PartitionSpec has no
+            mesh, if there is no parameter, if
             the mesh has no ``zero_axis``, if a parameter is already sharded over it, or if the
             state does not show what belongs to which parameter, as with `optax.flatten`.
-        TypeError: If a sharding is not a `jax.sharding.NamedSharding`.
+        TypeError: If a sharding is neither a `jax.sharding.NamedSharding` nor a PartitionSpec.
 
     Examples:
         >>> import jax, jax.numpy as jnp
@@ -76,6 +80,7 @@ def state_shardings(
     section 5.1, for ``zero_axis``.
     """
     check_optimizer(optimizer)
+    param_shardings = on_mesh(param_shardings, mesh)
     param_shardings = check_param_shardings(param_shardings, params, zero_axis)
     mesh = jax.tree.leaves(param_shardings)[0].mesh
     state = jax.eval_shape(optimizer.init, params)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from adadelta_jax._checks.trees import is_array, listed, path_name, type_name
 
@@ -34,6 +35,28 @@ def check_shardings(name: str, shardings: Any, tree_name: str, tree: Any) -> Any
                 f"{where}, of shape {array.shape}, cannot be sharded as {how}"
             ) from None
     return shardings
+
+
+def on_mesh(shardings: Any, mesh: Any) -> Any:
+    """Shardings with the mesh, or that of `jax.set_mesh`, for each PartitionSpec among them."""
+    if mesh is not None and not isinstance(mesh, jax.sharding.Mesh | jax.sharding.AbstractMesh):
+        raise TypeError(f"mesh must be a jax.sharding.Mesh, got {mesh!r}")
+
+    def named(sharding):
+        if not isinstance(sharding, PartitionSpec):
+            return sharding
+        used = jax.sharding.get_mesh() if mesh is None else mesh
+        if used.empty:
+            raise ValueError(
+                f"param_shardings has PartitionSpec{tuple(sharding)}, which needs a mesh: "
+                "pass mesh, or call state_shardings within jax.set_mesh(mesh)"
+            )
+        try:
+            return NamedSharding(used, sharding)
+        except ValueError as error:
+            raise ValueError(f"param_shardings: {error}") from None
+
+    return jax.tree.map(named, shardings, is_leaf=lambda node: isinstance(node, PartitionSpec))
 
 
 def check_param_shardings(param_shardings: Any, params: Any, zero_axis: str | None) -> Any:

@@ -36,10 +36,11 @@ class OtherSharding(jax.sharding.Sharding):
 A_SHARDING = "must be a NamedSharding, got"
 PARAM_SHARDINGS = {
     "a number": (shard(3), TypeError, f"the sharding of dense/bias {A_SHARDING} 3"),
-    "a spec": (
+    "a spec without a mesh": (
         shard(PartitionSpec()),
-        TypeError,
-        f"the sharding of dense/bias {A_SHARDING} {PartitionSpec()!r}",
+        ValueError,
+        "param_shardings has PartitionSpec(), which needs a mesh: "
+        "pass mesh, or call state_shardings within jax.set_mesh(mesh)",
     ),
     "a single device": (
         shard(SingleDeviceSharding(jax.devices()[0])),
