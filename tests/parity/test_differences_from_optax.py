@@ -58,3 +58,32 @@ def test_optax_refuses_a_gradient_of_none_and_we_leave_its_parameter_alone():
     with pytest.raises(ValueError, match="frozen"):
         first_update(optax.adadelta(1.0), params, grads)
     np.testing.assert_array_equal(first_update(adadelta(), params, grads)["frozen"], [0.0])
+
+
+def test_optax_updates_integers_with_floats_and_we_refuse_them():
+    params = {"count": jnp.array([1, 2])}
+    theirs = first_update(optax.adadelta(1.0), params, {"count": jnp.ones(2)})
+    assert theirs["count"].dtype == jnp.float32
+    with pytest.raises(TypeError, match="parameter count has dtype int32"):
+        adadelta().init(params)
+
+
+def test_after_a_gradient_too_large_to_square_optax_stands_still_and_we_recover():
+    params = jnp.ones(1)
+    for optimizer, recovers in ((optax.adadelta(1.0), False), (adadelta(), True)):
+        _, state = optimizer.update(jnp.array([1e30]), optimizer.init(params), params)
+        for _ in range(3000):
+            updates, state = optimizer.update(jnp.ones(1), state, params)
+        assert (updates[0] != 0) == recovers
+
+
+def test_optax_keeps_the_state_of_half_precision_in_it_and_we_keep_float32():
+    params = jnp.ones(1, jnp.bfloat16)
+    theirs, ours = optax.adadelta(1.0).init(params), adadelta().init(params)
+    assert optax.tree.get(theirs, "e_g").dtype == jnp.bfloat16
+    assert optax.tree.get(ours, "square_avg").dtype == jnp.float32
+
+
+def test_the_state_of_optax_has_no_count_and_ours_has_one():
+    assert optax.tree.get(optax.adadelta(1.0).init(jnp.ones(1)), "count") is None
+    assert optax.tree.get(adadelta().init(jnp.ones(1)), "count") == 0
