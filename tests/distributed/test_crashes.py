@@ -21,7 +21,7 @@ from tests.distributed.processes import (
     wait_for,
 )
 
-CRASHES = int(os.environ.get("ADADELTA_JAX_CRASHES", "5"))
+CRASHES = int(os.environ.get("ADADELTA_JAX_CRASHES", "3"))
 STEPS_TO_A_CRASH = 12
 # Enough steps after the last crash that even a slow watcher kills the process before it ends.
 STEPS = STEPS_TO_A_CRASH * CRASHES + 60

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.torch
 VARIABLE = "ADADELTA_JAX_FUZZ"
 
 
-@pytest.mark.parametrize("chunk", seeds.chunks(VARIABLE, 300), ids=seeds.name_of_chunk)
+@pytest.mark.parametrize("chunk", seeds.chunks(VARIABLE, 200), ids=seeds.name_of_chunk)
 def test_a_random_run_agrees_with_torch(chunk):
     seeds.run_all(differential.run_case, chunk, VARIABLE)
 
