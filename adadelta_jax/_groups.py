@@ -18,6 +18,7 @@ from adadelta_jax._checks.groups import (
     check_rules_apply,
 )
 from adadelta_jax._checks.trees import (
+    difference,
     is_leaf,
     leaves_with_path,
     only_arrays,
@@ -70,6 +71,7 @@ def param_groups(
     <https://docs.pytorch.org/docs/stable/optim.html#per-parameter-options>).
     """
     check_groups(groups, tuple(inspect.signature(adadelta).parameters))
+    groups = dict(groups)
     transforms: dict[Hashable, optax.GradientTransformation] = {
         label: _group(label, settings) for label, settings in groups.items()
     }
@@ -87,22 +89,21 @@ def param_groups(
         given = tree_or_result(labels, updates if params is None else params)
         label_tree = broadcast_labels(given, updates, "gradients")
         if params is not None:
-            params = _only_labelled(label_tree, params)
+            params = _only_labelled(label_tree, updates, params)
         partition = optax.partition(transforms, lambda _: label_tree)
         return partition.update(updates, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _only_labelled(labels: Any, params: optax.Params) -> optax.Params:
+def _only_labelled(labels: Any, updates: optax.Updates, params: optax.Params) -> optax.Params:
     """The parameters with None where there is neither a label nor a gradient."""
-
-    def is_none(node):
-        return node is None
-
-    return jax.tree.map(
-        lambda label, param: None if label is None else param, labels, params, is_leaf=is_none
-    )
+    try:
+        return jax.tree.map(
+            lambda label, param: None if label is None else param, labels, params, is_leaf=is_leaf
+        )
+    except ValueError:
+        raise ValueError(difference("gradients", updates, "parameters", params)) from None
 
 
 def _group(label: str, settings: Mapping[str, Any] | None) -> optax.GradientTransformation:

@@ -44,6 +44,21 @@ def test_groups_are_those_of_optax_partition(labels):
     )
 
 
+def test_parameters_of_another_tree_are_refused_by_name():
+    optimizer = param_groups({"all": {}}, "all")
+    message = "the gradients do not match the parameters: they have body/0/bias, .* lack"
+    with pytest.raises(ValueError, match=message):
+        optimizer.update(GRADS[0], optimizer.init(PARAMS), {"head": PARAMS["head"]})
+
+
+def test_groups_do_not_change_with_the_mapping_that_they_were_made_from():
+    groups = {"slow": {"learning_rate": 0.1}, "fast": {}}
+    optimizer = param_groups(groups, LABELS["prefix"])
+    state = optimizer.init(PARAMS)
+    groups["slow"] = None
+    optimizer.update(GRADS[0], state, PARAMS)
+
+
 def test_a_group_has_a_schedule_of_its_own():
     optimizer = param_groups(
         {"slow": {"learning_rate": lambda count: count}, "fast": {}}, LABELS["prefix"]
