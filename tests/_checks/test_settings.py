@@ -54,7 +54,7 @@ SETTINGS = (
     ("rho", [0.9, 0.9], TypeError, f"{EXPECTED['rho']} [0.9, 0.9]"),
     ("rho", 10**400, TypeError, f"{EXPECTED['rho']} {10**400}"),
     ("rho", np.array("0.5"), TypeError, f"{EXPECTED['rho']} {np.array('0.5')!r}"),
-    ("rho", np.timedelta64(1), TypeError, f"{EXPECTED['rho']} {np.timedelta64(1)!r}"),
+    ("rho", np.timedelta64(1, "s"), TypeError, f"{EXPECTED['rho']} {np.timedelta64(1, 's')!r}"),
     ("eps", 2e30, ValueError, "eps must be at most 1e+30, got 2e+30"),
     ("eps", -1e-6, ValueError, "eps must be >= 0, got -1e-06"),
     ("eps", float("nan"), ValueError, "eps must be finite, got nan"),

@@ -27,11 +27,12 @@ STAGES = {f"{stage}_median_ms" for stage in ("trace", "lower", "compile")}
 @pytest.mark.parametrize(
     ("name", "work", "contenders", "keys"),
     [
-        (
+        pytest.param(
             "step_time",
             "300_mixed",
             "adadelta_jax adadelta_jax_bfloat16 optax optax_flatten keras torch_foreach",
             MEDIAN | {"times_floor"},
+            marks=pytest.mark.torch,
         ),
         ("train_step", "mlp_256", "adadelta_jax optax sgd", MEDIAN | {"parameters"}),
         ("memory", "update", "adadelta_jax optax keras", BYTES | {"dtype", "weight_decay"}),
@@ -70,7 +71,7 @@ def test_a_benchmark_prints_a_table_and_writes_json_and_a_plot(
     report = json.loads(report_path.read_text())
     assert report["benchmark"] == name
     assert {"cpu", "cores", "memory_gib", "os", "device"} <= report["machine"].keys()
-    assert {"python", "adadelta-jax", "jax", "optax", "torch"} <= report["versions"].keys()
+    assert {"python", "adadelta-jax", "jax", "optax"} <= report["versions"].keys()
     assert {row["work"] for row in report["results"]} == {work}
     assert {row["contender"] for row in report["results"]} - {"floor"} == set(contenders.split())
     plot = plot_path.read_text()
@@ -97,6 +98,7 @@ def test_a_contender_that_computes_other_numbers_is_not_reported(wrong):
     assert agreement.check({"right": expected}, expected, start, {"right": 0.0}) == {"right": 0.0}
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_the_check_compares_with_adadelta_as_torch_defines_it(weight_decay):
     import torch

@@ -21,7 +21,17 @@ def fenced(text, language):
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+NEED_TORCH = ("from_pytorch.md",)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param(path, marks=[pytest.mark.torch] if path.name in NEED_TORCH else [])
+        for path in DOCUMENTS
+    ],
+    ids=lambda path: path.name,
+)
 def test_the_python_blocks_of_a_document_run_in_order_and_print_what_it_shows(document, tmp_path):
     text = document.read_text()
     result = subprocess.run(

@@ -18,6 +18,8 @@ from benchmarks.paper.mnist import START
 from benchmarks.paper.settings import PAPER, Setting, optimizer
 from benchmarks.paper.tables import TABLES
 
+pytestmark = pytest.mark.torch  # the control is trained by torch
+
 ROOT = Path(__file__).parents[2]
 
 FIGURES = """

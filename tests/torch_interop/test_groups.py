@@ -104,7 +104,7 @@ REFUSALS = {
             (None, None),
             (abs, abs),
             (np.ones(2, "f"), np.ones(2, "f")),
-            (np.timedelta64(1), np.array(np.timedelta64(1))),
+            (np.timedelta64(1, "s"), np.array(np.timedelta64(1, "s"))),
         )
     },
     **{
