@@ -10,7 +10,7 @@ OLDEST = import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["p
 	print(*(each.replace(">=", "==") for each in project["dependencies"]))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest test-newest lint types wheel docs docs-serve
+.PHONY: help demo test coverage test-oldest test-newest lint types wheel docs docs-serve
 .PHONY: fuzz long-runs mutants crashes benchmarks clean
 
 help:  ## what there is
@@ -19,7 +19,10 @@ help:  ## what there is
 demo: $(VENV)/installed-examples  ## train a network on real handwritten digits, and draw its curves
 	$(BIN)/python examples/train_digits.py
 
-test: $(VENV)/installed-test-torch  ## run every test, with coverage
+test: $(VENV)/installed-test-torch  ## run every test
+	$(BIN)/python -m pytest -n $(JOBS)
+
+coverage: $(VENV)/installed-test-torch  ## run every test, and see that at least 98 % of the lines ran
 	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term
 
 test-oldest: $(VENV)-oldest/installed  ## run every test on the oldest JAX and Optax that pyproject.toml allows
