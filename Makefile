@@ -43,10 +43,10 @@ fuzz: $(VENV)/installed-test-torch  ## compare with torch on 20,000 random runs,
 	ADADELTA_JAX_RESULTS=benchmarks/results ADADELTA_JAX_FUZZ=20000 ADADELTA_JAX_FUZZ_DAMAGE=200000 \
 		$(BIN)/python -m pytest -n $(JOBS) tests/fuzz
 
-long-runs: $(VENV)/installed-test-torch  ## take a million steps and compare them with float64
+long-runs: $(VENV)/installed-test-torch  ## take a million steps, and nest Optax's wrappers in each other
 	rm -f benchmarks/results/long_runs.jsonl
 	ADADELTA_JAX_RESULTS=benchmarks/results ADADELTA_JAX_LONG_RUNS=1 \
-		$(BIN)/python -m pytest -s tests/_core/test_long_runs.py
+		$(BIN)/python -m pytest -s tests/_core/test_long_runs.py tests/clients/test_optax_wrappers.py
 
 mutants: $(VENV)/installed-dev  ## change one thing at a time in the source, and see that a test fails (an hour)
 	nice $(BIN)/python -m tests.mutation.run --jobs $(JOBS) $(MODULES)

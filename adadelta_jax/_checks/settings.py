@@ -59,21 +59,25 @@ def check_flag(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
-def check_accumulator_dtype(accumulator_dtype: Any) -> None:
-    """Raise unless it is None or a dtype in which accumulators can be stored."""
+def check_accumulator_dtype(accumulator_dtype: Any) -> jnp.dtype | None:
+    """The dtype, or None; raise unless accumulators can be stored in it."""
     if accumulator_dtype is None:
-        return
+        return None
+    if isinstance(accumulator_dtype, jax.Array) and accumulator_dtype.shape == ():
+        # `optax.inject_hyperparams` takes `jnp.bfloat16`, a function, for a schedule and calls it.
+        accumulator_dtype = accumulator_dtype.dtype
     expected = f"accumulator_dtype must be None or one of {', '.join(ACCUMULATOR_DTYPES)}"
     try:
-        name = jnp.dtype(accumulator_dtype).name
+        dtype = jnp.dtype(accumulator_dtype)
     except TypeError:
         raise TypeError(f"{expected}, got {accumulator_dtype!r}") from None
-    if name not in ACCUMULATOR_DTYPES:
-        raise ValueError(f"{expected}, got {name}")
-    if name == "float64" and not jax.config.read("jax_enable_x64"):
+    if dtype.name not in ACCUMULATOR_DTYPES:
+        raise ValueError(f"{expected}, got {dtype.name}")
+    if dtype == jnp.float64 and not jax.config.read("jax_enable_x64"):
         raise ValueError(
             "accumulator_dtype float64 needs jax.config.update('jax_enable_x64', True)"
         )
+    return dtype
 
 
 def broadcast_weight_decay_mask(mask: Any, params: Any) -> Any:

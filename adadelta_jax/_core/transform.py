@@ -126,7 +126,7 @@ def unchecked_scale_by_adadelta(
     """`scale_by_adadelta` for a caller that has checked what it passes to `update`."""
     check_rho(rho)
     check_eps(eps)
-    check_accumulator_dtype(accumulator_dtype)
+    accumulator_dtype = check_accumulator_dtype(accumulator_dtype)
     # Subtracted in Python, whose float is a double, where rho is one.
     one_minus_rho = 1 - rho if isinstance(rho, (int, float)) else None
     settings = {"rho": rho, "eps": eps, "one_minus_rho": one_minus_rho}

@@ -21,8 +21,10 @@ def hash_bits(shape: tuple[int, ...], seeds: tuple[jax.typing.ArrayLike, ...]) -
     # however the array is sharded.
     place = key
     for axis in range(len(shape)):
-        stride = math.prod(shape[axis + 1 :]) % 2**32
-        place += lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
+        stride = math.prod(shape[axis + 1 :])
+        if isinstance(stride, int):  # else a symbolic size of `jax.export`, which wraps by itself
+            stride %= 2**32
+        place += lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.asarray(stride, jnp.uint32)
     return _hash(place)
 
 

@@ -69,6 +69,7 @@ SETTINGS = (
         "decoupled_weight_decay must be True or False, got None",
     ),
     ("accumulator_dtype", 0, TypeError, f"{DTYPES} 0"),
+    ("accumulator_dtype", jnp.ones(3), TypeError, f"{DTYPES} {jnp.ones(3)!r}"),
     ("accumulator_dtype", "", TypeError, f"{DTYPES} ''"),
     ("accumulator_dtype", True, TypeError, f"{DTYPES} True"),
     ("accumulator_dtype", "tiny", TypeError, f"{DTYPES} 'tiny'"),
