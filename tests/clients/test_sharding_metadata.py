@@ -91,6 +91,46 @@ def test_an_nnx_model_with_metadata_is_sharded_as_it_says():
     assert shardings[2].square_avg["linear"]["kernel"].spec == P("data", "model")
 
 
+def after_three_nnx_steps(zero_axis):
+    """The model and its optimizer, whose state is split over that axis."""
+    everywhere = NamedSharding(mesh(), P())
+    model = Layer(nnx.Rngs(0))
+    trainer = nnx.Optimizer(model, adadelta(), wrt=nnx.Param)
+    shardings = jax.tree.leaves(
+        state_shardings(trainer.tx, nnx.state(model, nnx.Param), everywhere, zero_axis=zero_axis)
+    )
+
+    def pin(model, trainer):
+        params = nnx.state(model, nnx.Param)
+        nnx.update(model, jax.lax.with_sharding_constraint(params, everywhere))
+        leaves, structure = jax.tree.flatten(trainer.opt_state)
+        leaves = jax.lax.with_sharding_constraint(leaves, shardings)
+        trainer.opt_state = structure.unflatten(leaves)
+
+    @nnx.jit
+    def step(model, trainer):
+        trainer.update(
+            model, nnx.grad(lambda model: jnp.mean(model.linear(jnp.ones((4, 8))) ** 2))(model)
+        )
+        pin(model, trainer)
+
+    pin(model, trainer)
+    for _ in range(3):
+        step(model, trainer)
+    return model, trainer
+
+
+def test_zero_1_with_an_nnx_optimizer_trains_as_without():
+    with jax.set_mesh(mesh()):
+        (split, trainer), (whole, _) = map(after_three_nnx_steps, ("data", None))
+    square_avg = trainer.opt_state[2].square_avg["linear"]["kernel"].get_value()
+    assert square_avg.sharding.spec == P("data")
+    assert split.linear.kernel.get_value().sharding.is_fully_replicated
+    chex.assert_trees_all_close(
+        *(nnx.to_pure_dict(nnx.state(model, nnx.Param)) for model in (split, whole)), rtol=1e-6
+    )
+
+
 REFUSALS = {
     "a PartitionSpec without a mesh": (
         lambda: state_shardings(adadelta(), PARAMS, SPECS),
