@@ -1,5 +1,6 @@
 """Several settings in one optimizer: `param_groups`, and labels by path."""
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Hashable, Mapping
@@ -160,21 +161,22 @@ def label_by_path(rules: Mapping[str, str], default: str) -> Callable[[optax.Par
     Source: the expressions are those of Python's [re](https://docs.python.org/3/library/re.html).
     """
     check_rules(rules, default)
-    rules = dict(rules)
+    # No closure: Equinox's tools would make a pytree of it, which is taken for a tree of labels.
+    return functools.partial(_labels_of, tuple(rules.items()), default)
 
-    def labels(params: optax.Params) -> Any:
-        applied = set()
 
-        def label_of(path, _):
-            for regex, label in rules.items():
-                if re.search(regex, path_name(path)):
-                    applied.add(regex)
-                    return label
-            return default
+def _labels_of(rules: tuple[tuple[str, str], ...], default: str, params: optax.Params) -> Any:
+    """The label of every parameter, by the first rule that its path matches."""
+    applied = set()
 
-        # None is a leaf here, so that gradients get the labels of their parameters.
-        tree = jax.tree.map_with_path(label_of, params, is_leaf=is_leaf)
-        check_rules_apply(rules, applied, params)
-        return tree
+    def label_of(path, _):
+        for regex, label in rules:
+            if re.search(regex, path_name(path)):
+                applied.add(regex)
+                return label
+        return default
 
-    return labels
+    # None is a leaf here, so that gradients get the labels of their parameters.
+    tree = jax.tree.map_with_path(label_of, params, is_leaf=is_leaf)
+    check_rules_apply([regex for regex, _ in rules], applied, params)
+    return tree

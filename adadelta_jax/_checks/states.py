@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,10 +22,10 @@ def check_state(optimizer: str, state: Any, is_its_own: bool) -> None:
         raise TypeError(f"state must be that of {optimizer}, as init makes it, got {got}")
 
 
-def check_chain_state(optimizer: str, state: Any, expected: Mapping[str, type]) -> None:
-    """Raise unless a state is a tuple of the `expected` types, given by what each part is for."""
+def check_chain_state(optimizer: str, state: Any, expected: Sequence[tuple[str, type]]) -> None:
+    """Raise unless a state is a tuple of the `expected` types, each with what its part is for."""
     check_state(optimizer, state, type(state) is tuple and len(state) == len(expected))
-    for (purpose, type_), part in zip(expected.items(), state, strict=True):
+    for (purpose, type_), part in zip(expected, state, strict=True):
         if type(part) is not type_:
             raise TypeError(
                 f"state must be that of {optimizer}, as init makes it: its part for {purpose} "

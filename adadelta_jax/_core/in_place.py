@@ -6,6 +6,7 @@ what they are given, spelled so that the backend keeps less. Steps outside a tra
 platforms go without.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -89,6 +90,28 @@ def _write_after(other: jax.Array, accumulator: Any) -> Any:
         return _depend_on(other, array) if alike else array
 
     return jax.tree.map(depend, accumulator)
+
+
+def computed_apart(
+    rule: Callable[..., tuple[jax.Array, jax.Array, jax.Array]],
+    grad: jax.Array,
+    square_avg: jax.Array,
+    acc_delta: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The results of `rule`; on TPU none is an input of another, so that one fusion makes all.
+
+    Δ and u are computed from v. XLA's TPU compiler would write v first and read it again, and copy
+    the u that it overwrites: 48 bytes per parameter in float32 instead of 28, and 4 of scratch.
+    Here v is computed twice, from gradients that the compiler cannot tell to be the same.
+    """
+
+    def apart(grad, square_avg, acc_delta):
+        _, new_square_avg, _ = rule(grad, square_avg, acc_delta)
+        same_grad = lax.select(_always_false(square_avg), jnp.zeros_like(grad), grad)
+        delta, _, new_acc_delta = rule(same_grad, square_avg, acc_delta)
+        return delta, new_square_avg, new_acc_delta
+
+    return lax.platform_dependent(grad, square_avg, acc_delta, tpu=apart, default=rule)
 
 
 @jax.jit  # so that leaves of one shape and dtype are traced once

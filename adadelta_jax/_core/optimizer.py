@@ -118,7 +118,8 @@ def adadelta(
         order = ("maximize", "weight_decay", "scale_by_adadelta", "learning_rate")
     chain = optax.chain(*(parts[name] for name in order))
     own_index = order.index("scale_by_adadelta")
-    state_types = {name: type(jax.eval_shape(parts[name].init, ())) for name in order}
+    # Pairs, not a dict: Equinox's tools rebuild closures as pytrees, which sort the keys of dicts.
+    state_types = [(name, type(jax.eval_shape(parts[name].init, ()))) for name in order]
 
     def update_fn(updates: Any, state: Any, params: Any = None, **extra_args: Any):
         check_chain_state("adadelta", state, state_types)

@@ -1,5 +1,6 @@
 """`scale_by_adadelta`: the update rule over a pytree, and its state."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import chex
@@ -12,6 +13,7 @@ from jax import lax
 from adadelta_jax._checks.settings import check_accumulator_dtype, check_eps, check_rho
 from adadelta_jax._checks.states import check_state
 from adadelta_jax._checks.step import check_params, check_step
+from adadelta_jax._core.in_place import computed_apart
 from adadelta_jax._core.rule import update_rule, upper_bounds
 from adadelta_jax._storage import formats
 from adadelta_jax._storage.float8 import block_maxima
@@ -217,9 +219,8 @@ def _reshard_like(array, reference):
 
 def _rule_on_real_parts(grad, square_avg, acc_delta, **settings):
     """`update_rule`, in which a complex number is two real ones."""
+    rule = partial(computed_apart, partial(update_rule, **settings))
     arrays = (grad, square_avg, acc_delta)
     if not jnp.iscomplexobj(grad):
-        return update_rule(*arrays, **settings)
-    real = update_rule(*map(jnp.real, arrays), **settings)
-    imag = update_rule(*map(jnp.imag, arrays), **settings)
-    return tuple(map(lax.complex, real, imag))
+        return rule(*arrays)
+    return tuple(map(lax.complex, rule(*map(jnp.real, arrays)), rule(*map(jnp.imag, arrays))))
