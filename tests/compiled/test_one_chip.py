@@ -1,0 +1,99 @@
+"""A step on one chip moves no more than it must, by the chip's own compiler."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from adadelta_jax import adadelta
+from benchmarks.pods import compilers, step_bytes
+
+SETTINGS = {
+    name: setting
+    for name, setting in step_bytes.settings().items()
+    if name not in ("148 leaves of GPT-2",)
+}
+# bfloat16 gradients: the sum of parameters and updates is not fused with arithmetic in float32.
+NOT_AT_THE_FLOOR = {"bfloat16 parameters": 32, "bfloat16 parameters and state": 20}
+TPUS = ["v4", "v5e", "v5p", "v6e", "tpu7x"]
+
+
+def needs(chip):
+    """The chip as a parameter of a test, which is skipped where its compiler is not installed."""
+    absent = compilers.missing(chip)
+    reason = f"needs {absent}: run make test-compiled, which installs it"
+    return pytest.param(chip, marks=pytest.mark.skipif(absent is not None, reason=reason))
+
+
+def per_parameter(chip, name):
+    setting = SETTINGS[name]
+    program, parameters = step_bytes.compile_step(chip, setting.optimizers["adadelta_jax"], setting)
+    return program, program.accessed / parameters, program.scratch / parameters
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("chip", [needs(chip) for chip in TPUS])
+def test_a_step_on_a_tpu_is_one_pass_over_what_it_must_move(chip, name):
+    program, accessed, scratch = per_parameter(chip, name)
+    floor = NOT_AT_THE_FLOOR.get(name, step_bytes.floor(SETTINGS[name]))
+    assert accessed < floor + 0.5
+    assert scratch < 0.01
+    assert program.copies == 0
+    if name not in NOT_AT_THE_FLOOR:
+        assert program.passes == 1
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("chip", [needs("h100")])
+def test_a_step_on_a_gpu_is_one_kernel_per_leaf_over_what_it_must_move(chip, name):
+    program, accessed, scratch = per_parameter(chip, name)
+    assert accessed < step_bytes.floor(SETTINGS[name]) + 0.5
+    assert scratch < 0.01
+    assert program.passes == len(step_bytes.shapes("large", "h100"))
+    assert program.copies == 0
+
+
+@pytest.mark.parametrize("chip", [needs(chip) for chip in ["v5e", "v6e"]])
+def test_gpt2_moves_no_more_than_it_must(chip):
+    setting = step_bytes.settings()["148 leaves of GPT-2"]
+    program, parameters = step_bytes.compile_step(chip, setting.optimizers["adadelta_jax"], setting)
+    assert program.accessed / parameters < 28.5
+    assert program.scratch / parameters < 0.01
+
+
+@pytest.mark.parametrize("chip", [needs(chip) for chip in ["v5e", "h100"]])
+def test_all_donated_arrays_are_written_in_place(chip):
+    program, _, _ = per_parameter(chip, "float32")
+    assert program.aliased > 0.74 * program.arguments  # all but the gradients
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_the_step_of_another_platform_gives_the_same_bits_on_cpu(platform, monkeypatch):
+    params = {"kernel": jnp.linspace(-2, 2, 12).reshape(3, 4), "bias": jnp.array([0.0, 1e-30, 5.0])}
+
+    def after_steps():
+        optimizer = adadelta(weight_decay=0.1)
+
+        @jax.jit
+        def step(params, state, grads):
+            updates, state = optimizer.update(grads, state, params)
+            return optax.apply_updates(params, updates), state
+
+        new_params, state = params, optimizer.init(params)
+        for scale in (1.0, 1e-20, 1e18, 0.0):
+            grads = jax.tree.map(lambda p, scale=scale: p * scale, params)
+            new_params, state = step(new_params, state, grads)
+        return jax.tree.map(jnp.asarray, (new_params, state))
+
+    expected = after_steps()
+
+    def as_on_that_platform(*operands, default, **branches):
+        return branches.get(platform, default)(*operands)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(jax.lax, "platform_dependent", as_on_that_platform)
+        jax.clear_caches()
+        found = after_steps()
+    jax.clear_caches()
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert jnp.array_equal(one, other)

@@ -1,0 +1,80 @@
+"""A training step on a pod, by the TPU's compiler: what each chip holds, and what it sends."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from adadelta_jax import adadelta
+from adadelta_jax.sharding import bytes_per_device, state_shardings
+from benchmarks.pods import compilers, layouts
+
+pytestmark = pytest.mark.skipif(
+    compilers.missing("v5e") is not None,
+    reason="needs libtpu: run make test-compiled, which installs it",
+)
+MODEL = layouts.Model(vocabulary=4096, width=512, context=128)
+PARAMETER_BYTES = sum(4 * math.prod(each.shape) for each in layouts.parameters(MODEL).values())
+# Arrays of activations, and of scalars, that are gathered or reduced besides.
+ACTIVATIONS = 1.15
+PADDING = 4096  # of small arrays to a tile
+
+
+@pytest.mark.parametrize("accumulator_dtype", [None, "bfloat16"])
+@pytest.mark.parametrize("name", layouts.LAYOUTS)
+def test_each_chip_holds_what_bytes_per_device_says_and_gathers_no_accumulator(
+    name, accumulator_dtype
+):
+    layout = layouts.LAYOUTS[name]
+    program, planned = layouts.compile_step(
+        layout, adadelta(accumulator_dtype=accumulator_dtype), MODEL
+    )
+    assert planned <= program.arguments < planned + PADDING
+    assert program.aliased >= program.arguments - layout.data * MODEL.context * 4 - PADDING
+
+    # Parameters, or their gradients, once for each way of FSDP, and no more.
+    rounds = {"data parallel, 4": 0, "FSDP, 16": 3, "ZeRO-1, 256": 1}.get(name, 1)
+    gathered = program.collectives.get("all-gather", 0)
+    assert gathered < ACTIVATIONS * PARAMETER_BYTES * rounds + ACTIVATIONS * 4e6
+
+
+def test_a_topology_of_several_hosts_is_compiled_for():
+    hosts = {device.process_index for device in compilers.topology("v5e:4x4").devices}
+    assert len(hosts) == 4
+
+
+def step_of(optimizer):
+    def step(params, state, grads):
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return step
+
+
+@pytest.mark.parametrize("zero_axis", [None, "data"])
+def test_under_shard_map_a_step_sends_nothing(zero_axis):
+    mesh = compilers.mesh("v5e:4x4", data=16)
+    optimizer = adadelta()
+    params = {"kernel": jax.ShapeDtypeStruct((8192, 512), jnp.float32)}
+    params_at = {"kernel": NamedSharding(mesh, P("data"))}
+    state_at = state_shardings(optimizer, params, params_at)
+    state = jax.eval_shape(optimizer.init, params)
+    specs = jax.tree.map(lambda at: at.spec, (params_at, state_at))
+    step = jax.shard_map(
+        step_of(optimizer), mesh=mesh, in_specs=(*specs, specs[0]), out_specs=specs
+    )
+    arguments = (
+        layouts.placed(params, params_at),
+        layouts.placed(state, state_at),
+        layouts.placed(params, params_at),
+    )
+    program = compilers.compiled(step, arguments, "v5e:4x4", donate_argnums=(0, 1))
+    assert program.collectives == {}
+    assert program.arguments < PADDING + bytes_per_device(
+        (params, state, params), (params_at, state_at, params_at)
+    )
+    assert program.accessed < 28.5 * 8192 * 512 / 16
