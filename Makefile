@@ -10,7 +10,7 @@ OLDEST = import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["p
 	print(*(each.replace(">=", "==") for each in project["dependencies"]))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage test-oldest test-newest lint types wheel docs docs-serve
+.PHONY: help demo test coverage test-oldest test-newest test-compiled lint types wheel docs docs-serve
 .PHONY: fuzz long-runs mutants crashes benchmarks clean
 
 help:  ## what there is
@@ -30,6 +30,9 @@ test-oldest: $(VENV)-oldest/installed  ## run every test on the oldest JAX and O
 
 test-newest: $(VENV)-newest/installed  ## run the tests that need no torch on the newest JAX and Optax that there are
 	$(VENV)-newest/bin/python -m pytest -n $(JOBS) -m "not torch"
+
+test-compiled: $(VENV)-compiled/installed  ## compile steps for TPUs and GPUs, by their own compilers, which need none
+	JAX_PLATFORMS=cpu $(VENV)-compiled/bin/python -m pytest -n $(JOBS) tests/compiled
 
 lint: $(VENV)/installed-dev  ## check style and formatting
 	$(BIN)/ruff check .
@@ -81,7 +84,7 @@ docs-serve: $(VENV)/installed-docs  ## show it on http://127.0.0.1:8000 while yo
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --watch adadelta_jax
 
 clean:  ## remove all that the other targets made
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build dist runs .pytest_cache .ruff_cache .coverage
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest $(VENV)-compiled build dist runs .pytest_cache .ruff_cache .coverage
 
 $(VENV)-oldest/installed: pyproject.toml
 	test -x $(VENV)-oldest/bin/python || $(PYTHON) -m venv $(VENV)-oldest
@@ -89,6 +92,10 @@ $(VENV)-oldest/installed: pyproject.toml
 		$$($(VENV)-oldest/bin/python -c '$(OLDEST)')
 	touch $@
 
+$(VENV)-compiled/installed: pyproject.toml
+	test -x $(VENV)-compiled/bin/python || $(PYTHON) -m venv $(VENV)-compiled
+	$(VENV)-compiled/bin/python -m pip install --quiet --editable '.[test-compiled]'
+	touch $@
 $(VENV)-newest/installed: pyproject.toml
 	test -x $(VENV)-newest/bin/python || $(PYTHON) -m venv $(VENV)-newest
 	$(VENV)-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager \

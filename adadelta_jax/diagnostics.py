@@ -14,7 +14,7 @@ from adadelta_jax._checks.states import check_holds_accumulators, merging_states
 from adadelta_jax._checks.step import check_arrays
 from adadelta_jax._core.transform import adadelta_states
 from adadelta_jax._storage.formats import promote, values
-from adadelta_jax._storage.hash_bits import hash_bits
+from adadelta_jax._storage.hash_bits import fold_in, hash_bits
 
 LARGEST_SAMPLE = 2**14  # elements of which the median is taken
 
@@ -182,7 +182,7 @@ def _sample(array: jax.Array) -> jax.Array:
     if array.size <= LARGEST_SAMPLE:
         return array
     places = tuple(
-        hash_bits((LARGEST_SAMPLE,), (axis,)) % jnp.uint32(size)
+        hash_bits((LARGEST_SAMPLE,), fold_in(0, axis)) % jnp.uint32(size)
         for axis, size in enumerate(array.shape)
     )
     sharding = jax.typeof(array).sharding

@@ -18,6 +18,8 @@ from adadelta_jax._core.transform import ScaleByAdadeltaState
 from adadelta_jax._storage import float8
 from adadelta_jax._storage.formats import is_accumulator
 
+TILE = 128  # numbers of the last dimension that a TPU keeps side by side
+
 
 def state_shardings(
     optimizer: optax.GradientTransformation,
@@ -34,10 +36,11 @@ def state_shardings(
     Optax makes of it: `optax.chain`, `optax.masked`, `optax.partition`, `optax.inject_hyperparams`,
     `optax.MultiSteps`.
 
-    With ``zero_axis``, accumulators are also sharded over that axis of the mesh, on the first
-    dimension that is not sharded yet and that the axis divides (ZeRO-1). Each of N devices along
-    the axis then keeps 1/N of them. Parameters keep their shardings, and so do accumulators without
-    such a dimension.
+    With ``zero_axis``, accumulators are also sharded over that axis of the mesh (ZeRO-1), on the
+    first dimension that divides evenly. A dimension that is sharded already is sharded further; the
+    last one only into multiples of 128, the width of a TPU's tile. Each of N devices along the axis
+    then keeps 1/N of them. Parameters keep their shardings, and so do accumulators without such a
+    dimension.
 
     Nothing is computed. Parameters may be arrays or `jax.ShapeDtypeStruct`, and the mesh may be
     abstract.
@@ -164,10 +167,14 @@ def _replicated(mesh: Any) -> NamedSharding:
 
 
 def _also_over(axis: str, sharding: NamedSharding, shape: tuple[int, ...]) -> NamedSharding:
-    """The sharding, also over `axis` on the first free dimension that it divides."""
-    spec = (*sharding.spec, *(None,) * (len(shape) - len(sharding.spec)))
+    """The sharding, also over `axis` on the first dimension whose parts it divides."""
+    spec = [*sharding.spec, *(None,) * (len(shape) - len(sharding.spec))]
     for dimension, (size, names) in enumerate(zip(shape, spec, strict=True)):
-        if not names and size and size % sharding.mesh.shape[axis] == 0:
-            spec = (*spec[:dimension], axis, *spec[dimension + 1 :])
+        names = names if isinstance(names, tuple) else (names,) * (names is not None)
+        parts = math.prod(sharding.mesh.shape[name] for name in (*names, axis))
+        # Parts of rows that no tile of a TPU fits would be padded, and sent to be laid out anew.
+        fits = dimension < len(shape) - 1 or not names or size % (parts * TILE) == 0
+        if size and size % parts == 0 and fits:
+            spec[dimension] = (*names, axis) if names else axis
             return sharding.update(spec=PartitionSpec(*spec))
     return sharding

@@ -14,7 +14,7 @@ import re
 import sys
 from pathlib import Path
 
-from benchmarks import findings, headlines
+from benchmarks import clients, findings, headlines
 from benchmarks.accumulators import tables as accumulators
 from benchmarks.learning_rate_free import tables as learning_rate_free
 from benchmarks.memory import tables as memory
@@ -27,7 +27,16 @@ END = "<!-- end table -->"
 
 TABLES = {
     name: table
-    for module in (headlines, speed, memory, accumulators, findings, paper, learning_rate_free)
+    for module in (
+        headlines,
+        clients,
+        speed,
+        memory,
+        accumulators,
+        findings,
+        paper,
+        learning_rate_free,
+    )
     for name, table in module.TABLES.items()
 }
 

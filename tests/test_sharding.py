@@ -124,18 +124,40 @@ def test_an_accumulator_in_blocks_is_sharded_like_its_parameter_and_so_are_its_s
     }
 
 
-def test_zero_shards_accumulators_over_the_first_free_dimension_that_divides():
+def test_zero_shards_accumulators_over_the_first_dimension_that_divides():
     optimizer = adadelta()
     shardings = state_shardings(optimizer, PARAMS, PARAM_SHARDINGS, zero_axis="data")
     (state,) = [node for node in shardings if isinstance(node, ScaleByAdadeltaState)]
     expected = {
         "body": {"kernel": ("data", "model")},
-        "head": {"kernel": ("model", None), "bias": (None,), "scale": ()},
+        "head": {"kernel": (("model", "data"), None), "bias": (None,), "scale": ()},
     }
     for accumulators in (state.square_avg, state.acc_delta):
         specs = jax.tree.map(lambda s, p: padded(s, p.shape), accumulators, PARAMS)
         assert specs == expected
     assert tuple(state.count.spec) == ()
+
+
+@pytest.mark.parametrize(
+    ("shape", "spec", "expected"),
+    [
+        ((50304, 768), ("model", None), (("model", "data"), None)),  # further, in whole rows
+        ((50304, 768), (None, "model"), ("data", "model")),
+        ((6, 768), ("model", None), ("model", "data")),  # 6 rows cannot be split over both
+        ((50257, 768), (None, "model"), (None, "model")),  # 96 columns would fit no tile
+        ((50257, 1024), (None, "model"), (None, ("model", "data"))),  # 128 do
+        ((50257, 768), (None, None), (None, "data")),
+        ((8, 3, 5), ("model", None, None), (("model", "data"), None, None)),
+        ((6, 4, 5), ("model", None, None), ("model", "data", None)),
+        ((3072,), ("model",), (("model", "data"),)),
+        ((768,), ("model",), ("model",)),
+    ],
+)
+def test_zero_splits_whole_rows_where_it_can_and_no_row_into_parts_of_a_tile(shape, spec, expected):
+    mesh = AbstractMesh((4, 2), ("data", "model"))
+    params = jax.ShapeDtypeStruct(shape, jnp.float32)
+    shardings = state_shardings(adadelta(), params, sharded(spec, mesh), zero_axis="data")
+    assert padded(shardings[2].square_avg, shape) == expected
 
 
 def test_zero_shards_nothing_but_accumulators():

@@ -1,9 +1,17 @@
-"""What lets XLA's CPU backend update donated arrays in place, in few passes over memory.
+"""What lets XLA update donated arrays in place, in few passes over memory, on CPU and TPU.
 
-That backend makes one pass per result. Whatever two passes share, or read after it was overwritten,
-it keeps in scratch memory, which costs more time than the arithmetic. Both functions here return
-what they are given, spelled so that the backend keeps less. Steps outside a trace and other
-platforms go without.
+| bytes per parameter, float32 | plain | with this file | at least |
+| --- | --- | --- | --- |
+| TPU: moved; scratch | 48; 4 | 28; 0 | 28; 0 |
+| CPU: moved; scratch | 56; 4 | 52; 0 | 28; 0 |
+| CPU, coupled weight decay: moved; scratch | 72; 6 | 64; 4 | 28; 0 |
+
+The CPU's compiler makes one pass per result. Whatever two passes share, or read after it was
+overwritten, it keeps in scratch memory, which costs more time than the arithmetic. The TPU's makes
+one pass of all, unless a result is also an input of another. Every function here returns what it is
+given, spelled so that the compiler keeps less. GPUs need none of it, nor do steps outside a trace.
+
+Measured by XLA's analysis of a compiled step: benchmarks/memory and benchmarks/pods.
 """
 
 from collections.abc import Callable
@@ -107,11 +115,20 @@ def computed_apart(
 
     def apart(grad, square_avg, acc_delta):
         _, new_square_avg, _ = rule(grad, square_avg, acc_delta)
+        grad = reshard_like(grad, square_avg)
         same_grad = lax.select(_always_false(square_avg), jnp.zeros_like(grad), grad)
         delta, _, new_acc_delta = rule(same_grad, square_avg, acc_delta)
         return delta, new_square_avg, new_acc_delta
 
     return lax.platform_dependent(grad, square_avg, acc_delta, tpu=apart, default=rule)
+
+
+def reshard_like(array: jax.Array, reference: jax.Array) -> jax.Array:
+    """The array sharded as `reference` is, where shardings are explicit: in the arrays' types."""
+    sharding = jax.typeof(reference).sharding
+    if sharding.mesh.empty or jax.typeof(array).sharding == sharding:
+        return array
+    return jax.sharding.reshard(array, sharding)
 
 
 @jax.jit  # so that leaves of one shape and dtype are traced once

@@ -13,10 +13,11 @@ from jax import lax
 from adadelta_jax._checks.settings import check_accumulator_dtype, check_eps, check_rho
 from adadelta_jax._checks.states import check_state
 from adadelta_jax._checks.step import check_params, check_step
-from adadelta_jax._core.in_place import computed_apart
+from adadelta_jax._core.in_place import computed_apart, reshard_like
 from adadelta_jax._core.rule import update_rule, upper_bounds
 from adadelta_jax._storage import formats
 from adadelta_jax._storage.float8 import block_maxima
+from adadelta_jax._storage.hash_bits import fold_in
 
 
 class ScaleByAdadeltaState(NamedTuple):
@@ -149,6 +150,11 @@ def unchecked_scale_by_adadelta(
         grads = structure.flatten_up_to(updates)
         param_leaves = square_avgs if params is None else structure.flatten_up_to(params)
         count = _int32(state.count)
+        is_rounded = any(
+            grad is not None and v is not None and formats.is_rounded(v, grad)
+            for grad, v in zip(grads, square_avgs, strict=True)
+        )
+        keys = _rounding_keys(count, len(grads)) if is_rounded else None
 
         deltas = []
         for i, (grad, param) in enumerate(zip(grads, param_leaves, strict=True)):
@@ -158,7 +164,7 @@ def unchecked_scale_by_adadelta(
                 deltas.append(jnp.zeros_like(formats.values(param)))
             else:
                 delta, square_avgs[i], acc_deltas[i] = _step(
-                    jnp.asarray(grad), square_avgs[i], acc_deltas[i], settings, count, i
+                    jnp.asarray(grad), square_avgs[i], acc_deltas[i], settings, keys, i
                 )
                 deltas.append(delta)
 
@@ -174,7 +180,7 @@ def unchecked_scale_by_adadelta(
 # One function for all optimizers, with their settings as operands: an optimizer made anew, or with
 # other settings, as `optax.inject_hyperparams` makes one at every step, compiles nothing anew.
 @jax.jit
-def _step(grad, square_avg, acc_delta, settings, count, leaf_index):
+def _step(grad, square_avg, acc_delta, settings, keys, leaf_index):
     """The update and the new accumulators of one parameter: load, rule, store."""
     dtype = formats.promote(grad.dtype, square_avg.dtype, jnp.float32)
     settings = {name: _real(setting, dtype) for name, setting in settings.items()}
@@ -184,15 +190,24 @@ def _step(grad, square_avg, acc_delta, settings, count, leaf_index):
         formats.load(acc_delta, dtype),
         **settings,
     )
+    key_of_v, key_of_u = (None, None) if keys is None else keys[leaf_index]
     bounds = (None, None)
     if formats.is_accumulator(square_avg):
         bounds = upper_bounds(*map(block_maxima, (grad, square_avg, acc_delta)), **settings)
     results = (
         delta.astype(grad.dtype),
-        formats.store(new_square_avg, square_avg, (count, leaf_index, 0), bounds[0]),
-        formats.store(new_acc_delta, acc_delta, (count, leaf_index, 1), bounds[1]),
+        formats.store(new_square_avg, square_avg, key_of_v, bounds[0]),
+        formats.store(new_acc_delta, acc_delta, key_of_u, bounds[1]),
     )
-    return jax.tree.map(_reshard_like, results, (grad, square_avg, acc_delta))
+    return jax.tree.map(reshard_like, results, (grad, square_avg, acc_delta))
+
+
+@partial(jax.jit, static_argnums=1)
+def _rounding_keys(count, leaves):
+    """A key for v and one for u of every leaf, [leaves, 2]: all at once is one kernel on a GPU."""
+    # A state that `jax.vmap` made has a count for each of its members.
+    of_leaves = fold_in(fold_in(0, jnp.max(count)), jnp.arange(leaves))
+    return fold_in(of_leaves[:, None], jnp.arange(2))
 
 
 def _real(setting, dtype):
@@ -207,14 +222,6 @@ def _int32(count):
     if not isinstance(count, jax.Array):
         return jnp.asarray(np.minimum(count, limit), jnp.int32)
     return count if count.dtype == jnp.int32 else jnp.minimum(count, limit).astype(jnp.int32)
-
-
-def _reshard_like(array, reference):
-    """The array sharded as `reference` is, where shardings are explicit: in the arrays' types."""
-    sharding = jax.typeof(reference).sharding
-    if sharding.mesh.empty or jax.typeof(array).sharding == sharding:
-        return array
-    return jax.sharding.reshard(array, sharding)
 
 
 def _rule_on_real_parts(grad, square_avg, acc_delta, **settings):

@@ -13,10 +13,8 @@ from jax import lax
 
 from adadelta_jax._storage import float8
 from adadelta_jax._storage.float8 import Int8Blocks
-from adadelta_jax._storage.hash_bits import hash_bits
+from adadelta_jax._storage.hash_bits import fold_in, hash_bits
 from adadelta_jax._storage.rounding import round_to_dtype
-
-Seeds = tuple[jax.typing.ArrayLike, ...]
 
 
 def zeros(param: jax.typing.ArrayLike, accumulator_dtype: jax.typing.DTypeLike | None) -> Any:
@@ -69,6 +67,12 @@ def shapes(accumulators: Any) -> Any:
     )
 
 
+def is_rounded(accumulator: Any, values: jax.typing.ArrayLike) -> bool:
+    """Whether `store` rounds what a step computes from such values, in float32 at least."""
+    itemsize = max(4, jnp.result_type(values).itemsize)
+    return is_accumulator(accumulator) or accumulator.dtype.itemsize < itemsize
+
+
 def load(accumulator: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
     """The accumulator's values in the `dtype` of the step's arithmetic."""
     if isinstance(accumulator, Int8Blocks):
@@ -77,7 +81,7 @@ def load(accumulator: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
 
 
 def store(
-    values: jax.Array, previous: Any, seeds: Seeds | None, upper_bound: jax.Array | None = None
+    values: jax.Array, previous: Any, key: jax.Array | None, upper_bound: jax.Array | None = None
 ) -> Any:
     """`values` in the format of the accumulator `previous`, and within its range.
 
@@ -85,22 +89,22 @@ def store(
         values: What to store, of the shape of `previous`; at least 0, as is each part of a complex
             number. NaN stays NaN, and in 8 bits makes its block NaN.
         previous: The accumulator before the step.
-        seeds: The seeds of `hash_bits`, to round at random. None: round to nearest.
+        key: That of `hash_bits`, to round at random. None: round to nearest.
         upper_bound: In 8 bits, what the values of each block do not exceed, float32; the closer to
             the largest of them, the finer the rounding. None: the largest of them.
     """
     if isinstance(previous, Int8Blocks):
         values = values.astype(jnp.float32)
         upper_bound = float8.block_maxima(values) if upper_bound is None else upper_bound
-        return float8.quantize(values, upper_bound, _rounding_bits(values.shape, seeds))
+        return float8.quantize(values, upper_bound, _rounding_bits(values.shape, key))
     if jnp.iscomplexobj(values):
         part_dtype = jnp.finfo(previous.dtype).dtype
         real, imag = (
-            _store_real(part, part_dtype, None if seeds is None else (*seeds, index))
+            _store_real(part, part_dtype, None if key is None else fold_in(key, index))
             for index, part in enumerate((jnp.real(values), jnp.imag(values)))
         )
         return lax.complex(real, imag)
-    return _store_real(values, previous.dtype, seeds)
+    return _store_real(values, previous.dtype, key)
 
 
 def convert(accumulator: Any, target: Any) -> Any:
@@ -111,13 +115,13 @@ def convert(accumulator: Any, target: Any) -> Any:
     return store(load(accumulator, accumulator.dtype), target, None)
 
 
-def _store_real(values: jax.Array, dtype: jnp.dtype, seeds: Seeds | None) -> jax.Array:
+def _store_real(values: jax.Array, dtype: jnp.dtype, key: jax.Array | None) -> jax.Array:
     """Real values in `dtype`, rounded where it has fewer bits."""
     if jnp.finfo(dtype).nmant >= jnp.finfo(values.dtype).nmant:
         return values.astype(dtype)
-    return round_to_dtype(values, dtype, _rounding_bits(values.shape, seeds))
+    return round_to_dtype(values, dtype, _rounding_bits(values.shape, key))
 
 
-def _rounding_bits(shape: tuple[int, ...], seeds: Seeds | None) -> jax.Array:
+def _rounding_bits(shape: tuple[int, ...], key: jax.Array | None) -> jax.Array:
     """The bits by which `store` rounds; half of the range rounds to nearest."""
-    return jnp.full(shape, 1 << 31, jnp.uint32) if seeds is None else hash_bits(shape, seeds)
+    return jnp.full(shape, 1 << 31, jnp.uint32) if key is None else hash_bits(shape, key)

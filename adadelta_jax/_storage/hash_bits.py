@@ -1,4 +1,4 @@
-"""Bits that are as good as random, without a key: a hash of each element's place."""
+"""Bits that are as good as random, without state: a hash of each element's place."""
 
 import math
 
@@ -7,16 +7,16 @@ import jax.numpy as jnp
 from jax import lax
 
 
-def hash_bits(shape: tuple[int, ...], seeds: tuple[jax.typing.ArrayLike, ...]) -> jax.Array:
-    """32 bits per element, as uint32: a hash of the element's place and of integer `seeds`.
+def fold_in(key: jax.typing.ArrayLike, data: jax.typing.ArrayLike) -> jax.Array:
+    """A key, uint32, from a key and an integer, as of `jax.random.fold_in`; or many from many."""
+    return _hash(jnp.asarray(key, jnp.uint32) + jnp.asarray(data).astype(jnp.uint32))
+
+
+def hash_bits(shape: tuple[int, ...], key: jax.Array) -> jax.Array:
+    """32 bits per element, as uint32: a hash of the element's place and of the key.
 
     Source: the constants of [lowbias32](https://github.com/skeeto/hash-prospector).
     """
-    key = jnp.uint32(0)
-    for seed in seeds:
-        if jnp.ndim(seed) > 0:  # the counts of the members, in a state that `jax.vmap` made
-            seed = jnp.max(seed)
-        key = _hash(key + jnp.asarray(seed).astype(jnp.uint32))
     # The place, not a counter of a generator: two multiplications per element, and the same bits
     # however the array is sharded.
     place = key

@@ -8,6 +8,7 @@ import numpy as np
 from jax import lax
 
 from adadelta_jax._storage import formats
+from adadelta_jax._storage.hash_bits import fold_in
 from benchmarks.accumulators.variants import RandomBits, package_bits, rounding_with, to_nearest
 from benchmarks.common import measuring, reporting
 
@@ -19,10 +20,10 @@ RANDOMNESS_COLUMNS = {
 }
 
 
-def jax_bits(implementation: str, shape: tuple[int, ...], seeds: tuple) -> jax.Array:
-    """Bits of one of JAX's generators."""
-    key = jax.random.key(0, impl=implementation)
-    return jax.random.bits(functools.reduce(jax.random.fold_in, seeds, key), shape)
+def jax_bits(implementation: str, shape: tuple[int, ...], key: jax.Array) -> jax.Array:
+    """Bits of one of JAX's generators, for a key of the package's."""
+    own_key = jax.random.fold_in(jax.random.key(0, impl=implementation), key)
+    return jax.random.bits(own_key, shape)
 
 
 SOURCES: dict[str, RandomBits] = {
@@ -39,7 +40,7 @@ def stored(bits: RandomBits, values: jax.Array, count: jax.Array) -> jax.Array:
     """The values in bfloat16, as the package stores v at a step."""
     with rounding_with(bits):
         return formats.store(
-            values, jax.ShapeDtypeStruct(values.shape, jnp.bfloat16), (count, 0, 0)
+            values, jax.ShapeDtypeStruct(values.shape, jnp.bfloat16), fold_in(0, count)
         )
 
 

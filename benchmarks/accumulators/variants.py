@@ -18,7 +18,7 @@ from adadelta_jax._core import transform
 from adadelta_jax._storage import formats
 from benchmarks.paper import network as paper_network
 
-RandomBits = Callable[[tuple[int, ...], tuple], jax.Array]  # as `hash_bits` of the package
+RandomBits = Callable[[tuple[int, ...], jax.Array], jax.Array]  # as `hash_bits` of the package
 
 DTYPES = ("float32", "bfloat16", "float16", "int8")
 TO_NEAREST = "_to_nearest"
@@ -30,9 +30,9 @@ package_step = inspect.unwrap(transform._step)  # themselves, while they are rep
 package_bits = formats.hash_bits
 
 
-def to_nearest(shape: tuple[int, ...], seeds: tuple) -> jax.Array:
-    """The bits that round to nearest, whatever the seeds."""
-    del seeds
+def to_nearest(shape: tuple[int, ...], key: jax.Array) -> jax.Array:
+    """The bits that round to nearest, whatever the key."""
+    del key
     return jnp.full(shape, 1 << 31, jnp.uint32)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from adadelta_jax import ScaleByAdadeltaState, scale_by_adadelta
 from adadelta_jax._storage.formats import values
-from adadelta_jax._storage.hash_bits import hash_bits
+from adadelta_jax._storage.hash_bits import fold_in, hash_bits
 from tests.results import record
 
 STEPS = 1_000_000 if os.environ.get("ADADELTA_JAX_LONG_RUNS") == "1" else 20_000
@@ -29,7 +29,7 @@ def gradients(t):
     Normal ones; ones with a mean, that shrink a thousandfold as training goes on; ones of which 99
     in 100 are zero; and ones of either sign whose size is anything from 1e-15 to 1e15.
     """
-    bits = hash_bits((3, len(STREAMS), COORDINATES), (t,)) >> 8
+    bits = hash_bits((3, len(STREAMS), COORDINATES), fold_in(0, t)) >> 8
     a, b, c = (bits.astype(jnp.float32) + 0.5) * 2.0**-24
     normal = jnp.sqrt(-2 * jnp.log(a)) * jnp.cos(2 * jnp.pi * b)
     stationary, drifting, sparse, _ = normal

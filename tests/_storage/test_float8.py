@@ -13,15 +13,16 @@ from adadelta_jax import adadelta, scale_by_adadelta
 from adadelta_jax._core.rule import update_rule, upper_bounds
 from adadelta_jax._storage.float8 import BLOCK, Int8Blocks, block_maxima
 from adadelta_jax._storage.formats import load, store, zeros
+from adadelta_jax._storage.hash_bits import fold_in
 
-SEEDS = (7, 3, 0)
+KEY = fold_in(7, 3)
 CODES = np.arange(256, dtype=np.uint8)
 LARGEST = 1.875 * 2.0**126
 
 
 @jax.jit
-def in_blocks(values, seeds):
-    return store(values, zeros(values, "int8"), seeds)
+def in_blocks(values, key):
+    return store(values, zeros(values, "int8"), key)
 
 
 def documented_value(code):
@@ -44,7 +45,7 @@ def documented_value(code):
 )
 def test_a_block_is_256_elements_along_the_last_dimensions(shape, scale_shape):
     values = np.random.default_rng(0).uniform(0.1, 1, shape).astype(np.float32)
-    for accumulator in (zeros(values, "int8"), in_blocks(values, SEEDS)):
+    for accumulator in (zeros(values, "int8"), in_blocks(values, KEY)):
         assert (accumulator.codes.shape, accumulator.codes.dtype) == (shape, jnp.uint8)
         assert (accumulator.scale.shape, accumulator.scale.dtype) == (scale_shape, jnp.float32)
         assert (accumulator.shape, accumulator.dtype) == (shape, np.dtype("float32"))
@@ -96,7 +97,7 @@ def test_the_largest_of_a_block_has_no_derivative():
 
 def test_the_scale_is_such_that_the_largest_code_is_large_enough_and_the_least_is_normal():
     for largest, scale in [(1.875, 1.0), (np.nextafter(np.float32(1.875), 2), 2.0), (0, 2.0**-93)]:
-        accumulator = in_blocks(np.full(4096, largest, np.float32), SEEDS)
+        accumulator = in_blocks(np.full(4096, largest, np.float32), KEY)
         np.testing.assert_array_equal(accumulator.scale, np.full(16, scale))
 
 
@@ -144,11 +145,11 @@ def test_a_code_stands_for_what_is_documented():
 def test_every_value_of_a_code_is_stored_as_that_code(bits, monkeypatch):
     monkeypatch.setattr(
         "adadelta_jax._storage.formats.hash_bits",
-        lambda shape, seeds: jnp.full(shape, bits, jnp.uint32),
+        lambda shape, key: jnp.full(shape, bits, jnp.uint32),
     )
     scale = np.ldexp(np.float32(1), np.arange(-93, 127)).astype(np.float32)
     accumulator = Int8Blocks(jnp.tile(CODES, (len(scale), 1)), jnp.asarray(scale)[:, None])
-    again = store(load(accumulator, jnp.float32), accumulator, SEEDS)
+    again = store(load(accumulator, jnp.float32), accumulator, KEY)
     np.testing.assert_array_equal(again.codes, accumulator.codes)
     np.testing.assert_array_equal(again.scale, accumulator.scale)
 
@@ -161,31 +162,31 @@ def test_the_spacing_is_at_most_an_eighth_in_the_upper_30_octaves():
     assert (np.diff(values) > 0).all()
 
 
-@pytest.mark.parametrize("seeds", [None, *((count, 0, 1) for count in range(5))])
-def test_zero_stays_zero_beside_large_values(seeds):
+@pytest.mark.parametrize("key", [None, *(fold_in(count, 1) for count in range(5))])
+def test_zero_stays_zero_beside_large_values(key):
     values = np.zeros((4, 4096), np.float32)
     values[0, ::2], values[1, 5], values[2, 5] = 1.0, LARGEST, 1e-30
-    accumulator = in_blocks(values, seeds)
+    accumulator = in_blocks(values, key)
     loaded = np.asarray(load(accumulator, jnp.float32))
     assert (loaded[values == 0] == 0).all()
     assert (np.asarray(accumulator.codes)[values == 0] == 0).all()
     assert (loaded[:3][values[:3] > 0] > 0).all()
 
 
-@pytest.mark.parametrize("seeds", [None, SEEDS])
-def test_values_beyond_the_largest_saturate(seeds):
+@pytest.mark.parametrize("key", [None, KEY])
+def test_values_beyond_the_largest_saturate(key):
     values = np.ones((5, 4096), np.float32)
     values[:4, 0] = [LARGEST, LARGEST * 1.01, np.finfo(np.float32).max, np.inf]
-    loaded = load(in_blocks(values, seeds), jnp.float32)
+    loaded = load(in_blocks(values, key), jnp.float32)
     np.testing.assert_array_equal(loaded[:4, 0], np.full(4, LARGEST, np.float32))
     np.testing.assert_array_equal(loaded[4], values[4])
 
 
-@pytest.mark.parametrize("seeds", [None, SEEDS])
-def test_nan_makes_nan_of_its_block_and_of_no_other(seeds):
+@pytest.mark.parametrize("key", [None, KEY])
+def test_nan_makes_nan_of_its_block_and_of_no_other(key):
     values = np.random.default_rng(0).uniform(0.1, 1, (3, 1500)).astype(np.float32)
     values[1, 700] = values[2, 1499] = np.nan
-    loaded = np.asarray(load(in_blocks(values, seeds), "float32"))
+    loaded = np.asarray(load(in_blocks(values, key), "float32"))
     expected = np.zeros(values.shape, bool)
     expected[1, 512:768] = expected[2, 1280:] = True
     np.testing.assert_array_equal(np.isnan(loaded), expected)

@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 
 from adadelta_jax import adadelta, scale_by_adadelta
 from adadelta_jax._storage.formats import convert, load, storage_dtype, store, zeros
+from adadelta_jax._storage.hash_bits import fold_in
 
 
 @pytest.mark.parametrize(
@@ -64,10 +65,10 @@ def test_arithmetic_is_in_float32_however_narrow_gradient_and_accumulators_are()
     np.testing.assert_allclose(state.square_avg, 1.5 + 0.5 * grad**2, rtol=1e-7)
 
 
-@pytest.mark.parametrize("seeds", [None, (7, 3, 0)])
-def test_storing_in_the_dtype_of_the_values_changes_no_bit(seeds):
+@pytest.mark.parametrize("key", [None, fold_in(7, 3)])
+def test_storing_in_the_dtype_of_the_values_changes_no_bit(key):
     values = jnp.array([0.0, 1e-45, 1.0, 3e38, jnp.inf, jnp.nan])
-    stored = store(values, jnp.zeros(6), seeds)
+    stored = store(values, jnp.zeros(6), key)
     np.testing.assert_array_equal(
         np.asarray(stored).view(np.uint32), np.asarray(values).view(np.uint32)
     )
@@ -82,7 +83,7 @@ def test_values_are_read_in_the_dtype_of_the_step_and_stored_in_that_of_the_accu
         accumulator = zeros(jnp.ones(4096), format_)
         values = load(accumulator, dtype)
         assert values.dtype == dtype
-        stored = store(values + 1, accumulator, (7, 3, 0))
+        stored = store(values + 1, accumulator, fold_in(7, 3))
         assert [x.dtype for x in jax.tree.leaves(stored)] == [
             x.dtype for x in jax.tree.leaves(accumulator)
         ]

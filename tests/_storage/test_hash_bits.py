@@ -13,11 +13,18 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from adadelta_jax import adadelta, scale_by_adadelta
 from adadelta_jax._storage.formats import store, values
-from adadelta_jax._storage.hash_bits import hash_bits
+from adadelta_jax._storage.hash_bits import fold_in, hash_bits
 
 SHAPE = (128, 512)
 ELEMENTS = SHAPE[0] * SHAPE[1]
 SEEDS = (5, 3, 0)  # count, leaf, v or u
+
+
+def key_of(*seeds):
+    return functools.reduce(fold_in, seeds, 0)
+
+
+KEY = key_of(*SEEDS)
 
 
 def lowbias32(x):
@@ -35,7 +42,8 @@ def test_the_bits_are_the_hash_of_the_place_added_to_that_of_the_seeds(shape):
     for seed in (2**31 - 1, 3, 1):
         key = lowbias32(key + np.uint32(seed))
     places = np.arange(np.prod(shape, dtype=int), dtype=np.uint32).reshape(shape)
-    np.testing.assert_array_equal(hash_bits(shape, (2**31 - 1, 3, 1)), lowbias32(key + places))
+    bits = hash_bits(shape, key_of(2**31 - 1, 3, 1))
+    np.testing.assert_array_equal(bits, lowbias32(key + places))
 
 
 def test_places_beyond_the_largest_uint32_go_round():
@@ -43,7 +51,7 @@ def test_places_beyond_the_largest_uint32_go_round():
 
     @jax.jit
     def last():
-        return hash_bits((5, 1 << 31), SEEDS)[:, :3], hash_bits((2, 1 << 32), SEEDS)[:, :3]
+        return hash_bits((5, 1 << 31), KEY)[:, :3], hash_bits((2, 1 << 32), KEY)[:, :3]
 
     halves, wholes = last()
     np.testing.assert_array_equal(halves[::2], np.broadcast_to(halves[0], (3, 3)))
@@ -61,15 +69,17 @@ def signs(bits):
 def over_counts():
     """The bits of one element over as many steps."""
     counts = jnp.arange(ELEMENTS)
-    return jax.vmap(lambda count: hash_bits((1,), (count, *SEEDS[1:])))(counts).ravel()
+    return jax.vmap(lambda count: hash_bits((1,), key_of(count, *SEEDS[1:])))(counts).ravel()
 
 
 SAMPLES = {
-    "elements": lambda: hash_bits(SHAPE, SEEDS),
-    "elements of the first step": lambda: hash_bits(SHAPE, (0, 0, 0)),
-    "one element": lambda: hash_bits((ELEMENTS,), SEEDS),
+    "elements": lambda: hash_bits(SHAPE, KEY),
+    "elements of the first step": lambda: hash_bits(SHAPE, key_of(0, 0, 0)),
+    "one element": lambda: hash_bits((ELEMENTS,), KEY),
     "steps": over_counts,
-    "leaves": lambda: jax.vmap(lambda leaf: hash_bits((1,), (5, leaf, 0)))(jnp.arange(ELEMENTS)),
+    "leaves": lambda: jax.vmap(lambda leaf: hash_bits((1,), key_of(5, leaf, 0)))(
+        jnp.arange(ELEMENTS)
+    ),
 }
 
 
@@ -81,12 +91,12 @@ def test_each_bit_is_set_half_of_the_time(sample):
 
 def shifted(axis, by):
     """The bits of every element, and those of the element so many places further."""
-    bits = np.asarray(hash_bits(SHAPE, SEEDS))
+    bits = np.asarray(hash_bits(SHAPE, KEY))
     return np.delete(bits, range(-by, 0), axis), np.delete(bits, range(by), axis)
 
 
 def for_other_seeds(*seeds):
-    return hash_bits(SHAPE, SEEDS), hash_bits(SHAPE, seeds)
+    return hash_bits(SHAPE, KEY), hash_bits(SHAPE, key_of(*seeds))
 
 
 def successive_steps():
@@ -120,26 +130,26 @@ def test_the_bits_of_a_pair_are_uncorrelated(pair):
 
 
 def test_the_bits_of_one_number_are_uncorrelated():
-    of_number = signs(hash_bits(SHAPE, SEEDS))
+    of_number = signs(hash_bits(SHAPE, KEY))
     deviations = (of_number.T @ of_number / np.sqrt(ELEMENTS))[~np.eye(32, dtype=bool)]
     assert np.abs(deviations).max() < 5
 
 
 @pytest.mark.parametrize("seeds", [(6, 3, 0), (5, 4, 0), (5, 3, 1), (3, 5, 0)])
 def test_the_same_seeds_give_the_same_bits_and_others_give_others(seeds):
-    bits = np.asarray(hash_bits(SHAPE, SEEDS))
+    bits = np.asarray(hash_bits(SHAPE, KEY))
     assert bits.dtype == np.uint32
     assert len(np.unique(bits)) > 0.999 * ELEMENTS
-    np.testing.assert_array_equal(hash_bits(SHAPE, SEEDS), bits)
-    assert (np.asarray(hash_bits(SHAPE, seeds)) == bits).sum() < 4
+    np.testing.assert_array_equal(hash_bits(SHAPE, KEY), bits)
+    assert (np.asarray(hash_bits(SHAPE, key_of(*seeds))) == bits).sum() < 4
 
 
 def test_jit_vmap_and_scan_give_the_same_bits():
     counts = jnp.arange(4)
-    expected = np.stack([hash_bits((3, 50), (int(count), 7, 1)) for count in counts])
+    expected = np.stack([hash_bits((3, 50), key_of(int(count), 7, 1)) for count in counts])
 
     def bits(count):
-        return hash_bits((3, 50), (count, 7, 1))
+        return hash_bits((3, 50), key_of(count, 7, 1))
 
     np.testing.assert_array_equal([jax.jit(bits)(count) for count in counts], expected)
     np.testing.assert_array_equal(jax.vmap(bits)(counts), expected)
@@ -215,7 +225,7 @@ def test_the_seeds_are_the_count_the_leaf_and_0_for_v_or_1_for_u(accumulator_dty
     for leaf in (0, 1):
         for which, name in enumerate(["square_avg", "acc_delta"]):
             unrounded, like = getattr(expected, name)[leaf], getattr(start, name)[leaf]
-            of_seeds = values(store(unrounded, like, (41, leaf, which)))
+            of_seeds = values(store(unrounded, like, key_of(41, leaf, which)))
             np.testing.assert_array_equal(values(getattr(state, name)[leaf]), of_seeds)
 
 
@@ -233,7 +243,7 @@ SPECS = {"first": ("a",), "last": (None, "a"), "both": ("a", "b")}
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_sharded_arrays_get_the_same_bits_as_those_on_one_device(spec):
     def bits():
-        return hash_bits(SHAPE, SEEDS)
+        return hash_bits(SHAPE, KEY)
 
     sharded = jax.jit(bits, out_shardings=over_devices(*spec))()
     assert {shard.data.size for shard in sharded.addressable_shards} == {ELEMENTS // 8}

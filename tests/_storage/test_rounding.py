@@ -11,9 +11,10 @@ import pytest
 from adadelta_jax import ScaleByAdadeltaState, scale_by_adadelta
 from adadelta_jax._storage.float8 import BLOCK
 from adadelta_jax._storage.formats import load, store, zeros
+from adadelta_jax._storage.hash_bits import fold_in
 
 COPIES = 391 * (BLOCK - 1)  # of every value, in as many blocks
-SEEDS = (7, 3, 0)
+KEY = fold_in(7, 3)
 
 
 class Format(NamedTuple):
@@ -68,14 +69,14 @@ def some_values(dtype, count=60):
 @functools.partial(jax.jit, static_argnames=("dtype", "nearest"))
 def stored_copies(values, scale, dtype, nearest=False):
     """Copies of every value as they are read after being stored, one row for each."""
-    seeds = None if nearest else SEEDS
+    key = None if nearest else KEY
     if dtype != "int8":
         copies = jnp.broadcast_to(values[:, None], (len(values), COPIES))
-        return store(copies, zeros(copies, dtype), seeds)
+        return store(copies, zeros(copies, dtype), key)
     blocks = jnp.broadcast_to(values[:, None, None], (len(values), COPIES // (BLOCK - 1), BLOCK))
     blocks = blocks.at[:, :, 0].set(1.5) * scale[:, None, None]  # which makes the scale that
     rows = blocks.reshape(len(values), -1)
-    stored = load(store(rows, zeros(rows, dtype), seeds), jnp.float32)
+    stored = load(store(rows, zeros(rows, dtype), key), jnp.float32)
     stored = stored.reshape(blocks.shape) / scale[:, None, None]
     return stored[:, :, 1:].reshape(len(values), COPIES)
 
@@ -118,7 +119,7 @@ def extreme_bits(request, monkeypatch):
     """Instead of random bits, those with which rounding down or up is most likely."""
     monkeypatch.setattr(
         "adadelta_jax._storage.formats.hash_bits",
-        lambda shape, seeds: jnp.full(shape, request.param, jnp.uint32),
+        lambda shape, key: jnp.full(shape, request.param, jnp.uint32),
     )
 
 
@@ -130,7 +131,7 @@ def test_every_number_of_a_dtype_is_stored_as_itself(name):
     numbers = np.arange(infinity, dtype=np.uint16).view(jnp.dtype(name))
     if name == "bfloat16":  # those below are taken for zero
         numbers = numbers[(numbers == 0) | (numbers >= info.smallest_normal)]
-    stored = jax.jit(lambda x: store(x, zeros(x, name), SEEDS))(numbers.astype(np.float32))
+    stored = jax.jit(lambda x: store(x, zeros(x, name), KEY))(numbers.astype(np.float32))
     np.testing.assert_array_equal(np.asarray(stored).view(np.uint16), numbers.view(np.uint16))
 
 
@@ -139,7 +140,7 @@ def test_a_float64_that_is_a_float32_is_stored_as_itself():
     patterns = np.random.default_rng(0).integers(1 << 23, 0x7F800000, 10_000, dtype=np.uint32)
     numbers = np.append(patterns, [0, 1 << 23, 0x7F7FFFFF]).astype(np.uint32).view(np.float32)
     with jax.enable_x64(True):
-        stored = store(jnp.asarray(numbers, jnp.float64), jnp.zeros(len(numbers)), SEEDS)
+        stored = store(jnp.asarray(numbers, jnp.float64), jnp.zeros(len(numbers)), KEY)
     np.testing.assert_array_equal(stored, numbers)
 
 
@@ -147,26 +148,26 @@ def test_a_float64_that_is_a_float32_is_stored_as_itself():
 def test_below_the_smallest_normal_number_too_the_largest_bits_round_up(bits, up, monkeypatch):
     monkeypatch.setattr(
         "adadelta_jax._storage.formats.hash_bits",
-        lambda shape, seeds: jnp.full(shape, bits, jnp.uint32),
+        lambda shape, key: jnp.full(shape, bits, jnp.uint32),
     )
-    steps = store(jnp.float32([0.5, 1.25, 7.75]) * 2.0**-24, jnp.zeros(3, "float16"), SEEDS)
+    steps = store(jnp.float32([0.5, 1.25, 7.75]) * 2.0**-24, jnp.zeros(3, "float16"), KEY)
     np.testing.assert_array_equal(steps.astype(jnp.float32) * 2.0**24, np.array([0, 1, 7]) + up)
 
 
-@pytest.mark.parametrize("seeds", [None, SEEDS])
+@pytest.mark.parametrize("key", [None, KEY])
 @pytest.mark.parametrize("name", ["bfloat16", "float16"])
-def test_a_float64_that_is_a_float32_is_rounded_to_half_precision_as_that_is(name, seeds):
+def test_a_float64_that_is_a_float32_is_rounded_to_half_precision_as_that_is(name, key):
     exponents = np.random.default_rng(0).uniform(-100, 20, 10_000)
     numbers = np.exp2(exponents).astype(np.float32)
     with jax.enable_x64(True):
         wide, narrow = (
-            store(jnp.asarray(numbers, dtype), jnp.zeros(len(numbers), name), seeds)
+            store(jnp.asarray(numbers, dtype), jnp.zeros(len(numbers), name), key)
             for dtype in ("float64", "float32")
         )
     np.testing.assert_array_equal(wide, narrow)
 
 
-def test_without_seeds_a_value_is_rounded_to_nearest(dtype):
+def test_without_key_a_value_is_rounded_to_nearest(dtype):
     format_ = FORMATS[dtype]
     values = some_values(dtype, count=10_000)
     if dtype == "int8":
@@ -184,15 +185,15 @@ def test_without_seeds_a_value_is_rounded_to_nearest(dtype):
     np.testing.assert_array_equal(np.asarray(stored)[p != 0.5], nearest[p != 0.5])
 
 
-@pytest.mark.parametrize("seeds", [None, SEEDS])
+@pytest.mark.parametrize("key", [None, KEY])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"], indirect=True)
-def test_a_value_beyond_the_largest_saturates_and_nan_stays_nan(dtype, seeds):
+def test_a_value_beyond_the_largest_saturates_and_nan_stays_nan(dtype, key):
     largest = FORMATS[dtype].largest
     values = [1.0, largest, largest * (1 + 2.0**-11), np.inf, np.nan, 0.0]
     if dtype == "float32":
         values[2] = 1e300
     computed = jnp.asarray(values, FORMATS[dtype].computed_in)
-    stored = store(computed, zeros(computed, dtype), seeds)
+    stored = store(computed, zeros(computed, dtype), key)
     assert stored.dtype == dtype
     np.testing.assert_array_equal(
         np.asarray(stored, np.float64), [1.0, largest, largest, largest, np.nan, 0.0]
@@ -203,9 +204,9 @@ def test_a_value_beyond_the_largest_saturates_and_nan_stays_nan(dtype, seeds):
 def test_the_parts_of_a_complex_number_are_rounded_as_real_ones(part):
     with jax.enable_x64(True):
         values = jnp.asarray(np.random.default_rng(0).uniform(0, 1, (2, 1000)))
-        stored = store(jax.lax.complex(*values), jnp.zeros(1000, jnp.complex64), SEEDS)
+        stored = store(jax.lax.complex(*values), jnp.zeros(1000, jnp.complex64), KEY)
         index = ["real", "imag"].index(part)
-        alone = store(values[index], jnp.zeros(1000, jnp.float32), (*SEEDS, index))
+        alone = store(values[index], jnp.zeros(1000, jnp.float32), fold_in(KEY, index))
     np.testing.assert_array_equal(getattr(jnp, part)(stored), alone)
     assert stored.dtype == jnp.complex64
 
@@ -214,7 +215,7 @@ def test_to_differentiation_rounding_is_the_identity():
     values = jnp.asarray(some_values("bfloat16")[:20], jnp.float32)
 
     def total(values):
-        return jnp.sum(store(values, zeros(values, "bfloat16"), SEEDS).astype(jnp.float32))
+        return jnp.sum(store(values, zeros(values, "bfloat16"), KEY).astype(jnp.float32))
 
     np.testing.assert_array_equal(jax.grad(total)(values), jnp.ones(20))
 
@@ -249,7 +250,7 @@ def test_a_slow_average_that_nearest_rounding_stops_goes_on(dtype, before, grad,
     at_random = mean_after_the_steps(dtype)
     monkeypatch.setattr(
         "adadelta_jax._storage.formats.hash_bits",
-        lambda shape, seeds: jnp.full(shape, 1 << 31, jnp.uint32),
+        lambda shape, key: jnp.full(shape, 1 << 31, jnp.uint32),
     )
     jax.clear_caches()  # the step of the package is compiled once for all optimizers
     to_nearest = mean_after_the_steps(dtype)
