@@ -10,7 +10,7 @@ OLDEST = import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["p
 	print(*(each.replace(">=", "==") for each in project["dependencies"]))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage test-oldest test-newest test-compiled lint types wheel docs docs-serve
+.PHONY: help demo test coverage test-oldest test-newest test-clients test-compiled lint types wheel docs docs-serve
 .PHONY: fuzz long-runs mutants crashes benchmarks clean
 
 help:  ## what there is
@@ -19,11 +19,17 @@ help:  ## what there is
 demo: $(VENV)/installed-examples  ## train a network on real handwritten digits, and draw its curves
 	$(BIN)/python examples/train_digits.py
 
-test: $(VENV)/installed-test-torch  ## run every test
-	$(BIN)/python -m pytest -n $(JOBS)
+# All but those that have a target of their own.
+TEST = $(BIN)/python -m pytest -n $(JOBS) --ignore=tests/clients --ignore=tests/compiled
 
-coverage: $(VENV)/installed-test-torch  ## run every test, and see that at least 98 % of the lines ran
-	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term
+test: $(VENV)/installed-test-torch  ## run the tests of the package, its documents and its examples
+	$(TEST)
+
+coverage: $(VENV)/installed-test-torch  ## run them, and see that at least 98 % of the lines ran
+	$(TEST) --cov --cov-report=term
+
+test-clients: $(VENV)/installed-test  ## train with every library that takes an optimizer of Optax
+	$(BIN)/python -m pytest -n $(JOBS) tests/clients
 
 test-oldest: $(VENV)-oldest/installed  ## run every test on the oldest JAX and Optax that pyproject.toml allows
 	$(VENV)-oldest/bin/python -m pytest -n $(JOBS)
@@ -57,7 +63,7 @@ mutants: $(VENV)/installed-dev  ## change one thing at a time in the source, and
 crashes: $(VENV)/installed-test-torch  ## end training processes at random moments, as often as a night allows
 	ADADELTA_JAX_CRASHES=20 $(BIN)/python -m pytest -n $(JOBS) tests/distributed/test_crashes.py
 
-benchmarks: $(VENV)/installed-benchmarks  ## measure all that the documents say of speed, memory, state and training (hours)
+benchmarks: $(VENV)/installed-benchmarks $(VENV)-compiled/installed  ## measure all that the documents say of speed, memory, state and training (hours)
 	mkdir -p benchmarks/results
 	for each in speed.step_time=step_time speed.train_step=train_step memory.step=memory \
 			speed.compile_time=compile_time accumulators.compare=accumulators \
@@ -68,6 +74,10 @@ benchmarks: $(VENV)/installed-benchmarks  ## measure all that the documents say 
 	done
 	$(BIN)/python -m benchmarks.memory.state_bytes --json benchmarks/results/state_bytes.json
 	$(BIN)/python -m benchmarks.memory.wrappers --json benchmarks/results/wrappers.json
+	JAX_PLATFORMS=cpu $(VENV)-compiled/bin/python -m benchmarks.pods.step_bytes \
+		--json benchmarks/results/pods_step.json --plot docs/images/pods_step.png
+	JAX_PLATFORMS=cpu $(VENV)-compiled/bin/python -m benchmarks.pods.layouts \
+		--json benchmarks/results/pods_layouts.json
 	$(BIN)/python -m benchmarks.tables
 
 wheel: $(VENV)/installed-dev  ## build the wheel, install it into an empty environment and import it

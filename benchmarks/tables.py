@@ -19,6 +19,7 @@ from benchmarks.accumulators import tables as accumulators
 from benchmarks.learning_rate_free import tables as learning_rate_free
 from benchmarks.memory import tables as memory
 from benchmarks.paper import tables as paper
+from benchmarks.pods import tables as pods
 from benchmarks.speed import tables as speed
 
 ROOT = Path(__file__).parents[1]
@@ -28,13 +29,7 @@ END = "<!-- end table -->"
 TABLES = {
     name: table
     for module in (
-        headlines,
-        clients,
-        speed,
-        memory,
-        accumulators,
-        findings,
-        paper,
+        *(headlines, clients, speed, memory, pods, accumulators, findings, paper),
         learning_rate_free,
     )
     for name, table in module.TABLES.items()

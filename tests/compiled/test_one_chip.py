@@ -45,12 +45,18 @@ def test_a_step_on_a_tpu_is_one_pass_over_what_it_must_move(chip, name):
 
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("chip", [needs("h100")])
-def test_a_step_on_a_gpu_is_one_kernel_per_leaf_over_what_it_must_move(chip, name):
+def test_a_step_on_a_gpu_is_at_most_one_kernel_per_leaf_over_what_it_must_move(chip, name):
     program, accessed, scratch = per_parameter(chip, name)
     assert accessed < step_bytes.floor(SETTINGS[name]) + 0.5
     assert scratch < 0.01
-    assert program.passes == len(step_bytes.shapes("large", "h100"))
+    assert program.passes <= len(step_bytes.shapes("large", "h100"))
     assert program.copies == 0
+
+
+@pytest.mark.parametrize("chip", [needs("h100")])
+def test_rounding_at_random_adds_two_kernels_on_a_gpu_for_all_leaves(chip):
+    rounded, _, _ = per_parameter(chip, "bfloat16 state")
+    assert rounded.kernels <= len(step_bytes.shapes("large", chip)) + 2
 
 
 @pytest.mark.parametrize("chip", [needs(chip) for chip in ["v5e", "v6e"]])

@@ -1,6 +1,10 @@
 """A training step on a pod, by the TPU's compiler: what each chip holds, and what it sends."""
 
 import math
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +21,7 @@ pytestmark = pytest.mark.skipif(
     compilers.missing("v5e") is not None,
     reason="needs libtpu: run make test-compiled, which installs it",
 )
+ROOT = Path(__file__).parents[2]
 MODEL = layouts.Model(vocabulary=4096, width=512, context=128)
 PARAMETER_BYTES = sum(4 * math.prod(each.shape) for each in layouts.parameters(MODEL).values())
 # Arrays of activations, and of scalars, that are gathered or reduced besides.
@@ -45,6 +50,20 @@ def test_each_chip_holds_what_bytes_per_device_says_and_gathers_no_accumulator(
 def test_a_topology_of_several_hosts_is_compiled_for():
     hosts = {device.process_index for device in compilers.topology("v5e:4x4").devices}
     assert len(hosts) == 4
+
+
+def test_what_the_example_plans_is_what_is_compiled():
+    result = subprocess.run(
+        [sys.executable, ROOT / "examples" / "compile_for_pod.py", "--width", "512"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    numbers = dict(re.findall(r"^  (\w[\w ,]*?) +([\d.]+)$", result.stdout, re.MULTILINE))
+    planned = sum(float(numbers[name]) for name in ("parameters", "v and u", "batch"))
+    assert planned > 33
+    assert float(numbers["in all, compiled"]) == pytest.approx(planned, abs=0.05)
+    assert "all-gather              8 of 8.4 million numbers in all" in result.stdout
 
 
 def step_of(optimizer):
@@ -78,3 +97,19 @@ def test_under_shard_map_a_step_sends_nothing(zero_axis):
         (params, state, params), (params_at, state_at, params_at)
     )
     assert program.accessed < 28.5 * 8192 * 512 / 16
+
+
+def test_under_pmap_a_step_sends_the_gradients_alone():
+    optimizer = adadelta()
+
+    def step(params, state, grads):
+        return step_of(optimizer)(params, state, jax.lax.pmean(grads, "devices"))
+
+    devices = compilers.topology("v5e:4x4").devices
+    params = jax.ShapeDtypeStruct((len(devices), 1024, 512), jnp.float32)
+    state = jax.eval_shape(jax.vmap(optimizer.init), params)
+    replicated = jax.pmap(step, axis_name="devices", devices=devices, donate_argnums=(0, 1))
+    program = compilers.program(replicated.lower(params, state, params).compile())
+    assert program.collectives == {"all-reduce": 4 * 1024 * 512}
+    assert program.arguments < 4 * 4 * 1024 * 512 + PADDING
+    assert program.scratch == 0
