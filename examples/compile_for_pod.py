@@ -45,7 +45,7 @@ LAYOUTS = {
 COLLECTIVES = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 
 
-def parameters(width: int, depth: int) -> list[dict[str, jax.ShapeDtypeStruct]]:
+def parameters(width: int, depth: int) -> Any:
     """The shapes of the network's parameters."""
     up = jax.ShapeDtypeStruct((width, 4 * width), jnp.float32)
     down = jax.ShapeDtypeStruct((4 * width, width), jnp.float32)

@@ -224,9 +224,12 @@ def _int32(count):
     return count if count.dtype == jnp.int32 else jnp.minimum(count, limit).astype(jnp.int32)
 
 
+_traced_once = jax.jit(update_rule)  # of the several places where `computed_apart` calls it
+
+
 def _rule_on_real_parts(grad, square_avg, acc_delta, **settings):
     """`update_rule`, in which a complex number is two real ones."""
-    rule = partial(computed_apart, partial(update_rule, **settings))
+    rule = partial(computed_apart, partial(_traced_once, **settings))
     arrays = (grad, square_avg, acc_delta)
     if not jnp.iscomplexobj(grad):
         return rule(*arrays)

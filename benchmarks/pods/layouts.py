@@ -57,7 +57,7 @@ OPTIMIZERS = {
 }
 
 
-def parameters(model: Model) -> dict[str, jax.ShapeDtypeStruct]:
+def parameters(model: Model) -> Any:
     """The shapes of the model's parameters."""
     width = model.width
     shapes = {

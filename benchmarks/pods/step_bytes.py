@@ -53,7 +53,7 @@ def settings() -> dict[str, Setting]:
         "adadelta_jax": optax.inject_hyperparams(adadelta)(learning_rate=1.0),
         "optax": optax.inject_hyperparams(optax.adadelta)(learning_rate=1.0),
     }
-    half = {"params": "bfloat16", "grads": "bfloat16"}
+    half: dict[str, Any] = {"params": "bfloat16", "grads": "bfloat16"}
     adam = {"adam": optax.adam(1e-3)}
     return {
         "float32": Setting(both() | adam | {"keras": None}),

@@ -70,9 +70,10 @@ def torch_misses_the_minimum_too(case):
 
 @pytest.mark.parametrize(("settings", "dtype"), ROSENBROCK_CASES)
 def test_minimizing_the_rosenbrock_function_ends_where_torch_ends(settings, dtype):
-    # Measured: at most 3e-4 apart; torch's own float32 and float64 runs end 6e-4 apart.
+    # Measured: at most 3e-4 apart on one processor, 1.5e-3 on another; torch's own float32 and
+    # float64 runs end 6e-4 apart.
     np.testing.assert_allclose(
-        minimize(settings, dtype), minimize_with_torch(settings, dtype), rtol=0, atol=1e-3
+        minimize(settings, dtype), minimize_with_torch(settings, dtype), rtol=0, atol=3e-3
     )
 
 
