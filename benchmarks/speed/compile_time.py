@@ -50,12 +50,21 @@ def stages(contender: contenders.JaxContender) -> tuple[dict[str, float], int]:
 
 
 def equations(jaxpr: Any) -> int:
-    """The equations of a jaxpr, those of functions and branches in it counted at every use."""
+    """The equations of a jaxpr, those of functions and branches in it counted at every use.
+
+    Of branches for platforms, those for this one alone, as XLA gets no others.
+    """
     count = 0
     for equation in jaxpr.eqns:
-        inner = [
-            value for value in jax.tree.leaves(equation.params) if isinstance(value, ClosedJaxpr)
-        ]
+        params = equation.params
+        if params.get("branches_platforms") is not None:
+            branches = zip(params["branches_platforms"], params["branches"], strict=True)
+            params = next(
+                branch
+                for names, branch in branches
+                if names is None or jax.default_backend() in names
+            )
+        inner = [value for value in jax.tree.leaves(params) if isinstance(value, ClosedJaxpr)]
         count += sum(equations(closed.jaxpr) for closed in inner) if inner else 1
     return count
 

@@ -267,3 +267,35 @@ def test_gpus_get_the_plain_step(platform):
     assert minus_infinity in exported["cpu"].mlir_module()
     assert minus_infinity not in exported[platform].mlir_module()
     assert exported[platform].platforms == (platform,)
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_the_step_of_another_platform_gives_the_same_bits_on_cpu(platform, monkeypatch):
+    params = {"kernel": jnp.linspace(-2, 2, 12).reshape(3, 4), "bias": jnp.array([0.0, 1e-30, 5.0])}
+
+    def after_steps():
+        optimizer = adadelta(weight_decay=0.1)
+
+        @jax.jit
+        def step(params, state, grads):
+            updates, state = optimizer.update(grads, state, params)
+            return optax.apply_updates(params, updates), state
+
+        new_params, state = params, optimizer.init(params)
+        for scale in (1.0, 1e-20, 1e18, 0.0):
+            grads = jax.tree.map(lambda p, scale=scale: p * scale, params)
+            new_params, state = step(new_params, state, grads)
+        return jax.tree.map(jnp.asarray, (new_params, state))
+
+    expected = after_steps()
+
+    def as_on_that_platform(*operands, default, **branches):
+        return branches.get(platform, default)(*operands)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(jax.lax, "platform_dependent", as_on_that_platform)
+        jax.clear_caches()
+        found = after_steps()
+    jax.clear_caches()
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert jnp.array_equal(one, other)
