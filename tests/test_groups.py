@@ -56,7 +56,9 @@ def test_groups_do_not_change_with_the_mapping_that_they_were_made_from():
     optimizer = param_groups(groups, LABELS["prefix"])
     state = optimizer.init(PARAMS)
     groups["slow"] = None
-    optimizer.update(GRADS[0], state, PARAMS)
+    updates, _ = optimizer.update(GRADS[0], state, PARAMS)
+    as_made = param_groups({"slow": {"learning_rate": 0.1}, "fast": {}}, LABELS["prefix"])
+    chex.assert_trees_all_equal(updates, as_made.update(GRADS[0], state, PARAMS)[0])
 
 
 def test_a_group_has_a_schedule_of_its_own():

@@ -224,12 +224,14 @@ def _int32(count):
     return count if count.dtype == jnp.int32 else jnp.minimum(count, limit).astype(jnp.int32)
 
 
-_traced_once = jax.jit(update_rule)  # of the several places where `computed_apart` calls it
+_jitted_rule = jax.jit(
+    update_rule
+)  # so that `computed_apart`, which calls it thrice, traces it once
 
 
 def _rule_on_real_parts(grad, square_avg, acc_delta, **settings):
     """`update_rule`, in which a complex number is two real ones."""
-    rule = partial(computed_apart, partial(_traced_once, **settings))
+    rule = partial(computed_apart, partial(_jitted_rule, **settings))
     arrays = (grad, square_avg, acc_delta)
     if not jnp.iscomplexobj(grad):
         return rule(*arrays)
