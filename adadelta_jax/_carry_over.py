@@ -16,7 +16,7 @@ from adadelta_jax._checks.states import (
 )
 from adadelta_jax._checks.trees import path_names
 from adadelta_jax._core.transform import ScaleByAdadeltaState, adadelta_states
-from adadelta_jax._storage.formats import convert, is_accumulator, load, shapes
+from adadelta_jax._storage.formats import convert
 
 # The field in which each state counts the steps of a run.
 STEP_COUNTS: Mapping[type, str] = {
@@ -109,7 +109,7 @@ def carry_over_state(
     for names in new.keys() & old.keys():
         if pad:
             old[names] = tuple(map(_pad, old[names], new[names]))
-        if accumulators_fit("/".join(names), *map(shapes, (old[names], new[names]))):
+        if accumulators_fit("/".join(names), *(old[names], new[names])):
             kept[names] = tuple(map(convert, old[names], new[names]))
     step = jnp.stack([_count(state) for state in old_states]).max()
 
@@ -118,7 +118,7 @@ def carry_over_state(
             found = kept.get(path_names(path))
             return zeros if found is None else found[index]
 
-        return jax.tree.map_with_path(kept_or_zeros, accumulators, is_leaf=is_accumulator)
+        return jax.tree.map_with_path(kept_or_zeros, accumulators)
 
     def carry_over(node):
         """A node of the new state, with all that it keeps of the old state."""
@@ -169,10 +169,7 @@ def _accumulators_by_names(states: Iterable[ScaleByAdadeltaState]) -> dict[tuple
     found = {}
     for state in states:
         fields = [
-            {
-                path_names(path): node
-                for path, node in jax.tree.leaves_with_path(field, is_leaf=is_accumulator)
-            }
+            {path_names(path): leaf for path, leaf in jax.tree.leaves_with_path(field)}
             for field in (state.square_avg, state.acc_delta)
         ]
         for names, square_avg in fields[0].items():
@@ -194,4 +191,4 @@ def _pad(old: Any, new: Any) -> Any:
     growth = [after - before for before, after in zip(old.shape, new.shape, strict=False)]
     if len(old.shape) != len(new.shape) or min(growth, default=0) < 0 or not any(growth):
         return old
-    return jnp.pad(load(old, old.dtype), [(0, more) for more in growth])
+    return jnp.pad(old, [(0, more) for more in growth])

@@ -15,8 +15,6 @@ from adadelta_jax._checks.shardings import (
     on_mesh,
 )
 from adadelta_jax._core.transform import ScaleByAdadeltaState
-from adadelta_jax._storage import float8
-from adadelta_jax._storage.formats import is_accumulator
 
 TILE = 128  # numbers of the last dimension that a TPU keeps side by side
 
@@ -91,8 +89,6 @@ def state_shardings(
     def like_parameter(node, sharding):
         if isinstance(node, optax.MaskedNode):
             return node
-        if is_accumulator(node):
-            return float8.shardings(node, sharding)
         return sharding if len(node.shape) >= len(sharding.spec) else _replicated(sharding.mesh)
 
     with finding_parameters_in_state():
@@ -102,7 +98,7 @@ def state_shardings(
             state,
             param_shardings,
             transform_non_params=lambda _: _replicated(mesh),
-            is_leaf=lambda node: isinstance(node, optax.MaskedNode) or is_accumulator(node),
+            is_leaf=lambda node: isinstance(node, optax.MaskedNode),
         )
     if zero_axis is None:
         return shardings

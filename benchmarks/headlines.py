@@ -19,7 +19,7 @@ def headlines(results: Path) -> str:
     narrow = [
         row["state_bytes_per_parameter"]
         for row in read(results, "accumulators")["results"]
-        if (row["work"], row["contender"]) == ("bytes", "int8")
+        if (row["work"], row["contender"]) == ("bytes", "uint8")
     ]
     (paper,) = (row for row in rows_of(results, "paper") if row["contender"] == str(BEST))
     (torch,) = (row for row in rows_of(results, "control") if row["contender"] == "torch")
@@ -34,7 +34,7 @@ def headlines(results: Path) -> str:
             "`python -m benchmarks.speed.step_time`",
         ],
         [
-            'bytes of state a parameter with `accumulator_dtype="int8"`',
+            'bytes of state a parameter with `accumulator_dtype="uint8"`',
             f"{min(narrow):.2f} to {max(narrow):.2f}",
             "`python -m benchmarks.accumulators.compare`",
         ],

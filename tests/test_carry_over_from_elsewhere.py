@@ -102,7 +102,7 @@ def test_a_renamed_layer_keeps_its_accumulators():
     chex.assert_trees_all_equal(new.square_avg["head"]["weight"], old.square_avg["head"]["kernel"])
 
 
-@pytest.mark.parametrize("accumulator_dtype", [None, "bfloat16", "int8"])
+@pytest.mark.parametrize("accumulator_dtype", [None, "bfloat16", "uint8"])
 def test_a_widened_layer_keeps_the_accumulators_of_its_old_units(accumulator_dtype):
     optimizer = adadelta(accumulator_dtype=accumulator_dtype)
     narrow, wide = {"w": jnp.ones((64, 80))}, {"w": jnp.ones((96, 80))}

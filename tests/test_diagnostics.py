@@ -87,7 +87,7 @@ def test_a_frozen_parameter_has_no_effective_learning_rate():
     )
 
 
-@pytest.mark.parametrize(("dtype", "rtol"), [("bfloat16", 0.02), ("float16", 0.02), ("int8", 0.3)])
+@pytest.mark.parametrize(("dtype", "rtol"), [("bfloat16", 0.02), ("float16", 0.02), ("uint8", 0.3)])
 def test_accumulators_in_few_bits_have_effective_learning_rates_too(dtype, rtol):
     state = after_steps(scale_by_adadelta(accumulator_dtype=dtype))
     rates = effective_learning_rate(state)
@@ -270,7 +270,7 @@ def test_each_device_can_summarise_its_own_shard():
     np.testing.assert_array_equal(results, [exact(shard) for shard in array.reshape(8, 8, 1000)])
 
 
-@pytest.mark.parametrize("accumulator_dtype", [None, "bfloat16", "int8"])
+@pytest.mark.parametrize("accumulator_dtype", [None, "bfloat16", "uint8"])
 def test_rates_of_every_accumulator_and_group_are_summarised_in_the_step(accumulator_dtype):
     settings = {"accumulator_dtype": accumulator_dtype}
     groups = {"frozen": None, "one": settings, "other": settings}

@@ -17,7 +17,7 @@ import numpy as np
 from adadelta_jax._checks.trees import broadcast_by_path, is_array, path_name
 
 LARGEST_EPS = 1e30  # next to the largest float32 it makes no difference
-ACCUMULATOR_DTYPES = ("float32", "float64", "bfloat16", "float16", "int8")
+ACCUMULATOR_DTYPES = ("float32", "float64", "bfloat16", "float16", "uint8")
 
 
 def check_rho(rho: Any) -> None:
@@ -27,11 +27,15 @@ def check_rho(rho: Any) -> None:
         raise ValueError(f"rho must lie in [0, 1], got {number:g}")
 
 
-def check_eps(eps: Any) -> None:
-    """Raise unless `eps` is in the range for which the rule is exact."""
+def check_eps(eps: Any, smallest: float = 0.0) -> None:
+    """Raise unless `eps` is in the range for which the rule, and how v is stored, are exact."""
     number = _number("eps", eps, "a number or a 0-d array")
     if number is not None:
         _check_not_negative("eps", number)
+        if number < smallest:
+            raise ValueError(
+                f"eps must be at least {smallest:g} with accumulators in uint8, got {number:g}"
+            )
         if number > LARGEST_EPS:
             raise ValueError(f"eps must be at most {LARGEST_EPS:g}, got {number:g}")
 

@@ -17,7 +17,6 @@ from adadelta_jax._checks.trees import (
     path_name,
     type_name,
 )
-from adadelta_jax._storage.formats import is_accumulator_or_none, shapes
 
 # By the module that a tree's classes come from.
 ADVICE = {
@@ -63,7 +62,7 @@ def check_step(grads: Any, state: Any, params: Any) -> None:
     None may stand in the place of a gradient. Where no gradient is, parameters are not looked at.
     """
     check_count("state", state.count)
-    square_avgs, structure = jax.tree.flatten(state.square_avg, is_leaf=is_accumulator_or_none)
+    square_avgs, structure = jax.tree.flatten(state.square_avg, is_leaf=is_leaf)
     try:
         acc_deltas = structure.flatten_up_to(state.acc_delta)
     except ValueError:
@@ -80,7 +79,7 @@ def check_step(grads: Any, state: Any, params: Any) -> None:
 
     leaves = zip(grad_leaves, param_leaves, square_avgs, acc_deltas, strict=True)
     for index, each in enumerate(leaves):
-        _check_leaf(partial(_nth_name, state.square_avg, index), *each)
+        _check_leaf(partial(nth_path, state.square_avg, index), *each)
 
 
 def _check_leaf(name: Callable[[], str], grad: Any, param: Any, v: Any, u: Any) -> None:
@@ -135,17 +134,12 @@ def _raise_difference(grads: Any, state: Any, params: Any) -> NoReturn:
     for index, grad in enumerate(jax.tree.leaves(grads, is_leaf=is_leaf)):
         if grad is not None:
             _check_is_gradient(partial(nth_path, grads, index), grad)
-    like_name, like = "accumulators", shapes(state.square_avg)
+    like_name, like = "accumulators", state.square_avg
     structures = [jax.tree.structure(tree, is_leaf=is_leaf) for tree in (grads, params)]
     if params is not None and structures[0] != structures[1]:
         like_name, like = "parameters", params
     hint = " (None stands for no gradient)"
     raise ValueError(difference("gradients", grads, like_name, like, hint)) from None
-
-
-def _nth_name(accumulators: Any, index: int) -> str:
-    leaves = jax.tree.leaves_with_path(accumulators, is_leaf=is_accumulator_or_none)
-    return path_name(leaves[index][0])
 
 
 def check_weight_decay_has_params(params: Any) -> None:

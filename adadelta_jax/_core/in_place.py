@@ -24,8 +24,6 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from adadelta_jax._storage.formats import is_accumulator, is_accumulator_or_none
-
 
 def keep_decayed_gradients(grads: Any) -> Any:
     """The gradients, which are computed once and kept, instead of in every pass that reads them.
@@ -59,7 +57,7 @@ def order_writes(state: Any, params: Any, updates: Any) -> Any:
     """
     if not _is_traced(updates):
         return state
-    acc_deltas, structure = jax.tree.flatten(state.acc_delta, is_leaf=is_accumulator_or_none)
+    acc_deltas, structure = jax.tree.flatten(state.acc_delta, is_leaf=_is_none)
     square_avgs, params, updates = map(structure.flatten_up_to, (state.square_avg, params, updates))
     held = [index for index, u in enumerate(acc_deltas) if u is not None]
     # The expression that the caller evaluates next, so that it costs nothing.
@@ -68,8 +66,8 @@ def order_writes(state: Any, params: Any, updates: Any) -> Any:
     def in_order(new_params, square_avgs, acc_deltas):
         for i, new_param in zip(held, new_params, strict=True):
             acc_deltas[i] = _write_after(new_param, acc_deltas[i])
-            if _array_of(square_avgs[i]).itemsize < 4:
-                square_avgs[i] = _write_after(_array_of(acc_deltas[i]), square_avgs[i])
+            if square_avgs[i].dtype.itemsize < 4:
+                square_avgs[i] = _write_after(acc_deltas[i], square_avgs[i])
         return square_avgs, acc_deltas
 
     square_avgs, acc_deltas = lax.platform_dependent(
@@ -84,21 +82,16 @@ def _is_traced(tree: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
-def _array_of(accumulator: Any) -> jax.Array:
-    """The array of the parameter's shape in an accumulator."""
-    return accumulator.codes if is_accumulator(accumulator) else accumulator
+def _is_none(node: Any) -> bool:
+    return node is None
 
 
-def _write_after(other: jax.Array, accumulator: Any) -> Any:
-    """The accumulator, whose arrays of the shape and sharding of `other` depend on it."""
-
-    def depend(array):
-        alike = (
-            array.shape == other.shape and jax.typeof(array).sharding == jax.typeof(other).sharding
-        )
-        return _depend_on(other, array) if alike else array
-
-    return jax.tree.map(depend, accumulator)
+def _write_after(other: jax.Array, array: jax.Array) -> jax.Array:
+    """The array, which depends on `other` if their shapes and shardings are the same."""
+    is_alike = (
+        array.shape == other.shape and jax.typeof(array).sharding == jax.typeof(other).sharding
+    )
+    return _depend_on(other, array) if is_alike else array
 
 
 def computed_apart(

@@ -70,30 +70,6 @@ def update_rule(
     return delta, square_avg, lax.min(acc_delta, jnp.full_like(acc_delta, info.max))
 
 
-def upper_bounds(
-    grad: jax.Array,
-    square_avg: jax.Array,
-    acc_delta: jax.Array,
-    *,
-    rho: jax.typing.ArrayLike,
-    eps: jax.typing.ArrayLike,
-    one_minus_rho: jax.typing.ArrayLike | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    """Upper bounds of v and u after a step, from upper bounds of |g|, v and u before it.
-
-    Where a gradient is NaN, both are NaN.
-    """
-    _, square_avg, _ = update_rule(
-        grad, square_avg, acc_delta, rho=rho, eps=eps, one_minus_rho=one_minus_rho
-    )
-    dtype = grad.dtype
-    rho, eps = jnp.asarray(rho, dtype), jnp.asarray(eps, dtype)
-    # (1 - ρ) Δ² is at most u + ε, because v is at least (1 - ρ) g².
-    bound = rho * acc_delta + (acc_delta + eps)
-    acc_delta = lax.min(bound, jnp.full_like(bound, jnp.finfo(dtype).max))
-    return square_avg, jnp.where(jnp.isnan(square_avg), jnp.nan, acc_delta)
-
-
 @jax.custom_jvp
 def _root(x: jax.Array) -> jax.Array:
     """√x, with a derivative of zero at zero."""

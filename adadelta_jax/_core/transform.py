@@ -14,9 +14,9 @@ from adadelta_jax._checks.settings import check_accumulator_dtype, check_eps, ch
 from adadelta_jax._checks.states import check_state
 from adadelta_jax._checks.step import check_params, check_step
 from adadelta_jax._core.in_place import computed_apart, reshard_like
-from adadelta_jax._core.rule import update_rule, upper_bounds
+from adadelta_jax._core.rule import update_rule
 from adadelta_jax._storage import formats
-from adadelta_jax._storage.float8 import block_maxima
+from adadelta_jax._storage.float8 import SMALLEST_EPS
 from adadelta_jax._storage.hash_bits import fold_in
 
 
@@ -26,8 +26,8 @@ class ScaleByAdadeltaState(NamedTuple):
     Attributes:
         count: Steps taken, an int32 scalar that stays at its largest value instead of wrapping
             (torch's `step`).
-        square_avg: v = E[g²], a pytree like the parameters, of accumulators.
-        acc_delta: u = E[Δx²], a pytree like the parameters, of accumulators.
+        square_avg: v = E[g²], a pytree of arrays like the parameters.
+        acc_delta: u = E[Δx²], a pytree of arrays like the parameters.
     """
 
     count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -65,24 +65,22 @@ def scale_by_adadelta(
     | ``"float64"`` | float64 | 16 |
     | ``"bfloat16"`` | bfloat16 | 4 |
     | ``"float16"`` | float16, from 6e-8 to 65504 | 4 |
-    | ``"int8"`` | 8-bit floats, a scale for every 256 | 2.04 |
+    | ``"uint8"`` | 8-bit floats: codes, from 2.9e-11 to 1.6e9 | 2 |
 
     Accumulators with fewer bits than the arithmetic are rounded at random, up or down, so that they
     are right on average. Larger values are clamped to the maximum. The randomness comes from the
-    step count and the place in the tree, so runs are reproducible and need no key. With ``"int8"``,
-    parameters of fewer than 4,096 elements keep float32. Complex parameters take twice the bytes of
-    the table, and at least complex64.
+    step count and the place in the tree, so runs are reproducible and need no key. Complex
+    parameters take twice the bytes of the table, and at least complex64.
 
     Args:
         rho: Decay rate of both averages, a scalar in [0, 1].
         eps: ε, added to both averages inside the roots, a scalar in [0, 1e30], in the units of
-            the square of a gradient and of a parameter.
+            the square of a gradient and of a parameter. With ``"uint8"``, at least 1e-9.
         accumulator_dtype: How the accumulators are stored, None or a dtype; see the table.
 
     Returns:
         An `optax.GradientTransformation`. Its updates have the shapes and dtypes of the gradients.
-        Its state is a [`ScaleByAdadeltaState`][]. With ``"int8"`` an accumulator is a pair of
-        arrays, ``codes`` (uint8, of the parameter's shape) and ``scale`` (float32).
+        Its state is a [`ScaleByAdadeltaState`][].
 
     Raises:
         ValueError: If ``rho``, ``eps`` or ``accumulator_dtype`` is out of range. From `update`, if
@@ -128,8 +126,8 @@ def unchecked_scale_by_adadelta(
 ) -> optax.GradientTransformation:
     """`scale_by_adadelta` for a caller that has checked what it passes to `update`."""
     check_rho(rho)
-    check_eps(eps)
     accumulator_dtype = check_accumulator_dtype(accumulator_dtype)
+    check_eps(eps, smallest=SMALLEST_EPS if accumulator_dtype == jnp.uint8 else 0.0)
     # Subtracted in Python, whose float is a double, where rho is one.
     one_minus_rho = 1 - rho if isinstance(rho, (int, float)) else None
     settings = {"rho": rho, "eps": eps, "one_minus_rho": one_minus_rho}
@@ -144,7 +142,7 @@ def unchecked_scale_by_adadelta(
 
     def update_fn(updates, state, params=None):
         square_avgs, structure = jax.tree.flatten(
-            state.square_avg, is_leaf=formats.is_accumulator_or_none
+            state.square_avg, is_leaf=lambda node: node is None
         )
         acc_deltas = structure.flatten_up_to(state.acc_delta)
         grads = structure.flatten_up_to(updates)
@@ -190,24 +188,23 @@ def _step(grad, square_avg, acc_delta, settings, keys, leaf_index):
         formats.load(acc_delta, dtype),
         **settings,
     )
-    key_of_v, key_of_u = (None, None) if keys is None else keys[leaf_index]
-    bounds = (None, None)
-    if formats.is_accumulator(square_avg):
-        bounds = upper_bounds(*map(block_maxima, (grad, square_avg, acc_delta)), **settings)
+    # v and u are rounded by the same bits, up or down together. Where v is by chance too small, Δ²
+    # is too large, and u would grow by what it gains then: with ρ = 0.99 and 8 bits to three times
+    # its size. Rounded alike, u is too small at the same time.
+    key = None if keys is None else keys[leaf_index]
     results = (
         delta.astype(grad.dtype),
-        formats.store(new_square_avg, square_avg, key_of_v, bounds[0]),
-        formats.store(new_acc_delta, acc_delta, key_of_u, bounds[1]),
+        formats.store(new_square_avg, square_avg, key),
+        formats.store(new_acc_delta, acc_delta, key),
     )
     return jax.tree.map(reshard_like, results, (grad, square_avg, acc_delta))
 
 
 @partial(jax.jit, static_argnums=1)
 def _rounding_keys(count, leaves):
-    """A key for v and one for u of every leaf, [leaves, 2]: all at once is one kernel on a GPU."""
+    """A key for every leaf, uint32 [leaves]: all at once is one kernel on a GPU."""
     # A state that `jax.vmap` made has a count for each of its members.
-    of_leaves = fold_in(fold_in(0, jnp.max(count)), jnp.arange(leaves))
-    return fold_in(of_leaves[:, None], jnp.arange(2))
+    return fold_in(fold_in(0, jnp.max(count)), jnp.arange(leaves))
 
 
 def _real(setting, dtype):

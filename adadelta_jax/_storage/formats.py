@@ -12,24 +12,19 @@ import jax.numpy as jnp
 from jax import lax
 
 from adadelta_jax._storage import float8
-from adadelta_jax._storage.float8 import Int8Blocks
 from adadelta_jax._storage.hash_bits import fold_in, hash_bits
 from adadelta_jax._storage.rounding import round_to_dtype
 
 
-def zeros(param: jax.typing.ArrayLike, accumulator_dtype: jax.typing.DTypeLike | None) -> Any:
+def zeros(param: jax.typing.ArrayLike, accumulator_dtype: jax.typing.DTypeLike | None) -> jax.Array:
     """An accumulator of zeros for `param`, sharded like it."""
-    if accumulator_dtype is not None and jnp.dtype(accumulator_dtype) == jnp.int8:
-        if not jnp.iscomplexobj(param) and jnp.size(param) >= float8.SMALLEST_IN_BLOCKS:
-            return float8.zeros(param)
-        accumulator_dtype = jnp.float32
     return jnp.zeros_like(param, dtype=storage_dtype(jnp.result_type(param), accumulator_dtype))
 
 
 def storage_dtype(
     param_dtype: jax.typing.DTypeLike, accumulator_dtype: jax.typing.DTypeLike | None
 ) -> jnp.dtype:
-    """The dtype of an accumulator that is one array, for a parameter of `param_dtype`."""
+    """The dtype of an accumulator for a parameter of `param_dtype`; uint8 holds codes."""
     if accumulator_dtype is None:
         return promote(param_dtype, jnp.float32)
     if jnp.issubdtype(param_dtype, jnp.complexfloating):
@@ -43,60 +38,30 @@ def promote(*dtypes: jax.typing.DTypeLike) -> jnp.dtype:
         return jnp.result_type(*dtypes)
 
 
-def is_accumulator(node: Any) -> bool:
-    """Use as `is_leaf`: treats an accumulator as one leaf."""
-    return isinstance(node, Int8Blocks)
-
-
-def is_accumulator_or_none(node: Any) -> bool:
-    """Use as `is_leaf`: treats an accumulator, or None in the place of one, as one leaf."""
-    return node is None or isinstance(node, Int8Blocks)
-
-
 def values(accumulators: Any) -> Any:
-    """A tree of accumulators as a tree of arrays, each of its parameter's shape."""
-    return jax.tree.map(lambda node: load(node, node.dtype), accumulators, is_leaf=is_accumulator)
+    """A tree of accumulators as a tree of floating-point or complex arrays."""
+    return jax.tree.map(_value, accumulators)
 
 
-def shapes(accumulators: Any) -> Any:
-    """The shapes and dtypes of `values`, as a tree of `jax.ShapeDtypeStruct`."""
-    return jax.tree.map(
-        lambda node: jax.ShapeDtypeStruct(node.shape, node.dtype),
-        accumulators,
-        is_leaf=is_accumulator,
-    )
-
-
-def is_rounded(accumulator: Any, values: jax.typing.ArrayLike) -> bool:
+def is_rounded(accumulator: jax.Array, values: jax.typing.ArrayLike) -> bool:
     """Whether `store` rounds what a step computes from such values, in float32 at least."""
-    itemsize = max(4, jnp.result_type(values).itemsize)
-    return is_accumulator(accumulator) or accumulator.dtype.itemsize < itemsize
+    return accumulator.dtype.itemsize < max(4, jnp.result_type(values).itemsize)
 
 
-def load(accumulator: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
+def load(accumulator: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
     """The accumulator's values in the `dtype` of the step's arithmetic."""
-    if isinstance(accumulator, Int8Blocks):
-        accumulator = float8.dequantize(accumulator)
-    return accumulator.astype(dtype)
+    return _value(accumulator).astype(dtype)
 
 
-def store(
-    values: jax.Array, previous: Any, key: jax.Array | None, upper_bound: jax.Array | None = None
-) -> Any:
+def store(values: jax.Array, previous: jax.Array, key: jax.Array | None) -> jax.Array:
     """`values` in the format of the accumulator `previous`, and within its range.
 
     Args:
         values: What to store, of the shape of `previous`; at least 0, as is each part of a complex
-            number. NaN stays NaN, and in 8 bits makes its block NaN.
+            number. NaN stays NaN.
         previous: The accumulator before the step.
         key: That of `hash_bits`, to round at random. None: round to nearest.
-        upper_bound: In 8 bits, what the values of each block do not exceed, float32; the closer to
-            the largest of them, the finer the rounding. None: the largest of them.
     """
-    if isinstance(previous, Int8Blocks):
-        values = values.astype(jnp.float32)
-        upper_bound = float8.block_maxima(values) if upper_bound is None else upper_bound
-        return float8.quantize(values, upper_bound, _rounding_bits(values.shape, key))
     if jnp.iscomplexobj(values):
         part_dtype = jnp.finfo(previous.dtype).dtype
         real, imag = (
@@ -107,16 +72,21 @@ def store(
     return _store_real(values, previous.dtype, key)
 
 
-def convert(accumulator: Any, target: Any) -> Any:
+def convert(accumulator: jax.Array, target: jax.Array) -> jax.Array:
     """The accumulator in the format of `target`, rounded to nearest; itself if it has that."""
-    dtypes = [jax.tree.map(lambda leaf: leaf.dtype, node) for node in (accumulator, target)]
-    if dtypes[0] == dtypes[1]:
+    if accumulator.dtype == target.dtype:
         return accumulator
-    return store(load(accumulator, accumulator.dtype), target, None)
+    return store(_value(accumulator), target, None)
+
+
+def _value(accumulator: jax.Array) -> jax.Array:
+    return float8.decode(accumulator) if accumulator.dtype == jnp.uint8 else accumulator
 
 
 def _store_real(values: jax.Array, dtype: jnp.dtype, key: jax.Array | None) -> jax.Array:
     """Real values in `dtype`, rounded where it has fewer bits."""
+    if dtype == jnp.uint8:
+        return float8.encode(values.astype(jnp.float32), _rounding_bits(values.shape, key))
     if jnp.finfo(dtype).nmant >= jnp.finfo(values.dtype).nmant:
         return values.astype(dtype)
     return round_to_dtype(values, dtype, _rounding_bits(values.shape, key))

@@ -39,9 +39,7 @@ SOURCES: dict[str, RandomBits] = {
 def stored(bits: RandomBits, values: jax.Array, count: jax.Array) -> jax.Array:
     """The values in bfloat16, as the package stores v at a step."""
     with rounding_with(bits):
-        return formats.store(
-            values, jax.ShapeDtypeStruct(values.shape, jnp.bfloat16), fold_in(0, count)
-        )
+        return formats.store(values, jnp.empty(values.shape, jnp.bfloat16), fold_in(0, count))
 
 
 class StoringContender:

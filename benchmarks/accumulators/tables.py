@@ -12,8 +12,9 @@ ACCUMULATORS = {
     "bfloat16_to_nearest": "bfloat16, to nearest",
     "float16": "float16",
     "float16_to_nearest": "float16, to nearest",
-    "int8": "int8",
-    "int8_to_nearest": "int8, to nearest",
+    "uint8": "uint8",
+    "uint8_to_nearest": "uint8, to nearest",
+    "uint8_apart": "uint8, v and u by bits of their own",
 }
 RANDOM_BITS = {
     "hash": "this package's hash",
@@ -54,13 +55,62 @@ def accumulator_scores(work: str, heading: str, digits: int) -> Callable[[Path],
         for name, row in rows.items():
             difference = ""
             if "difference" in row:
-                error = row["difference_standard_error"]
-                difference = f"{row['difference']:+.{digits}f} ± {error:.{digits}f}"
+                difference = _less_float32s(row, digits)
             score = f"{row['mean']:.{digits}f} ± {row['standard_error']:.{digits}f}"
             lines.append([ACCUMULATORS[name], score, difference])
         return markdown(["accumulators", heading, "less float32's, by seed"], lines)
 
     return table
+
+
+def _less_float32s(row: Row, digits: int) -> str:
+    error = row["difference_standard_error"]
+    return f"{row['difference']:+.{digits}f} ± {error:.{digits}f}"
+
+
+def accumulator_settings(results: Path) -> str:
+    """By how much the test error with 8 bits differs from that of float32, for each ρ and ε."""
+    rows = accumulators_by(results, "mnist_settings", "rho", "eps")
+    rhos, all_eps = (list(dict.fromkeys(key[index] for key in rows)) for index in (0, 1))
+    lines = [
+        [
+            f"{eps:g}",
+            *(
+                f"{rows[rho, eps, 'float32']['mean']:.2f}; "
+                f"{_less_float32s(rows[rho, eps, 'uint8'], 3)}"
+                for rho in rhos
+            ),
+        ]
+        for eps in all_eps
+    ]
+    return markdown(["ε", *(f"ρ = {rho}" for rho in rhos)], lines)
+
+
+def accumulator_scales(results: Path) -> str:
+    """By how much scores with 8 bits differ from those of float32 where gradients are scaled."""
+    works = {"mnist_scales": ("MNIST, test error, %", 3), "text_scales": ("text, nats", 4)}
+    found = {work: accumulators_by(results, work, "gradient_scale") for work in works}
+    scales = dict.fromkeys(key[0] for key in found["mnist_scales"])
+    lines = [
+        [
+            f"{scale:g}",
+            *(
+                f"{found[work][scale, 'float32']['mean']:.{digits}f}; "
+                f"{_less_float32s(found[work][scale, 'uint8'], digits)}"
+                for work, (_, digits) in works.items()
+            ),
+        ]
+        for scale in scales
+    ]
+    return markdown(["gradients times", *(title for title, _ in works.values())], lines)
+
+
+def accumulators_by(results: Path, work: str, *keys: str) -> dict[tuple[Any, ...], Row]:
+    """The rows of a part of the benchmark, by these columns and the contender."""
+    rows = read(results, "accumulators")["results"]
+    return {
+        tuple(row[key] for key in (*keys, "contender")): row for row in rows if row["work"] == work
+    }
 
 
 def accumulator_step_time(results: Path) -> str:
@@ -105,6 +155,9 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "accumulator_bytes": accumulator_bytes,
     "accumulator_mnist": accumulator_scores("mnist", "test error, %", digits=3),
     "accumulator_text": accumulator_scores("text", "validation loss, nats", digits=4),
+    "accumulator_apart": accumulator_scores("mnist_apart", "test error, %", digits=3),
+    "accumulator_settings": accumulator_settings,
+    "accumulator_scales": accumulator_scales,
     "accumulator_step_time": accumulator_step_time,
     "accumulator_randomness": accumulator_randomness,
 }

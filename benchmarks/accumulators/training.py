@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -11,7 +11,7 @@ import optax
 import tqdm
 from jax import lax
 
-from benchmarks.accumulators.variants import optimizer
+from benchmarks.accumulators.variants import Setting, optimizer
 from benchmarks.common import finished_runs, measuring, reporting
 from benchmarks.common.networks import CharacterModel, help_texts
 from benchmarks.paper import network as paper_network
@@ -26,10 +26,21 @@ SCORE_COLUMNS = {
 }
 
 
+RHOS_AND_EPS = tuple(
+    Setting(rho, eps) for rho, eps in itertools.product((0.9, 0.95, 0.99), (1e-4, 1e-6, 1e-8))
+)
+APART = Setting(rho=0.99)
+SCALES = tuple(Setting(gradient_scale=scale) for scale in (1e-3, 1.0, 1e3, 2.0**15))
+
+
 def measure_mnist(
-    variants: list[str], quick: bool, data_dir: Path | None, runs: Path
+    variants: Sequence[str],
+    settings: Iterable[Setting],
+    quick: bool,
+    data_dir: Path | None,
+    runs: Path,
 ) -> list[reporting.Row]:
-    """A row for each variant: the test error of the paper's network."""
+    """A row for each setting and variant: the test error of the paper's network."""
     if quick:
         train, test = paper_network.random_digits(200), paper_network.random_digits(100)
     else:
@@ -40,13 +51,19 @@ def measure_mnist(
         return paper_network.error_after_training(optimizer, train, test, seed=seed, epochs=epochs)
 
     seeds, of_all = range(2 if quick else 10), {"epochs": epochs, "digits": len(train.labels)}
-    rows = compare({"work": "mnist"} | of_all, test_error, variants, seeds, runs)
-    reporting.print_table("mnist: test error, %", rows, SCORE_COLUMNS)
-    return [of_all | row for row in rows]
+    rows: list[reporting.Row] = []
+    for setting in settings:
+        of_setting = of_all | setting._asdict()
+        table = compare({"work": "mnist"} | of_setting, test_error, variants, setting, seeds, runs)
+        reporting.print_table(f"mnist: test error, %; {setting}", table, SCORE_COLUMNS)
+        rows += [of_setting | row for row in table]
+    return rows
 
 
-def measure_text(variants: list[str], quick: bool, runs: Path) -> list[reporting.Row]:
-    """A row for each variant: the validation loss of a transformer, in nats a character.
+def measure_text(
+    variants: Sequence[str], settings: Iterable[Setting], quick: bool, runs: Path
+) -> list[reporting.Row]:
+    """A row for each setting and variant: a transformer's validation loss, in nats a character.
 
     The text is what Python's help() knows of the language, which comes with Python: nine tenths to
     train on, the last tenth to validate on.
@@ -89,16 +106,22 @@ def measure_text(variants: list[str], quick: bool, runs: Path) -> list[reporting
     params = jax.eval_shape(initial_params, jax.random.key(0))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     seeds, of_all = range(2 if quick else 3), {"parameters": parameters, "steps": steps}
-    rows = compare({"work": "text"} | of_all, validation_loss, variants, seeds, runs)
-    title = f"text: validation loss, nats a character; {parameters:,} parameters, {steps} steps"
-    reporting.print_table(title, rows, SCORE_COLUMNS)
-    return [of_all | row for row in rows]
+    rows: list[reporting.Row] = []
+    for setting in settings:
+        of_setting = of_all | setting._asdict()
+        recipe = {"work": "text"} | of_setting
+        table = compare(recipe, validation_loss, variants, setting, seeds, runs)
+        title = f"text: validation loss, nats a character; {parameters:,} parameters; {setting}"
+        reporting.print_table(title, table, SCORE_COLUMNS)
+        rows += [of_setting | row for row in table]
+    return rows
 
 
 def compare(
     of_all: finished_runs.Recipe,
     train: Train,
-    variants: list[str],
+    variants: Sequence[str],
+    setting: Setting,
     seeds: Iterable[int],
     runs: Path,
 ) -> list[reporting.Row]:
@@ -107,7 +130,7 @@ def compare(
     Training is one network after another: `jax.vmap` over seeds was slower on CPU.
     """
     versions = {name: reporting.versions()[name] for name in ("adadelta-jax", "jax", "optax")}
-    optimizers = {variant: optimizer(variant) for variant in variants}
+    optimizers = {variant: optimizer(variant, setting) for variant in variants}
     scores: dict[str, list[float]] = {variant: [] for variant in variants}
     networks = list(itertools.product(seeds, variants))
     for seed, variant in tqdm.tqdm(networks, desc=of_all["work"], disable=None):

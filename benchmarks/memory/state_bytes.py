@@ -29,7 +29,7 @@ from adadelta_jax.sharding import bytes_per_device, state_shardings
 from benchmarks.common import measuring, reporting
 from benchmarks.speed import step_time
 
-ACCUMULATOR_DTYPES = ("float32", "bfloat16", "int8")
+ACCUMULATOR_DTYPES = ("float32", "bfloat16", "uint8")
 DEVICES = (8, 64)
 
 

@@ -45,7 +45,7 @@ def wrappers(results: Path) -> str:
 def state_bytes(results: Path) -> str:
     """What each device holds and sends in a step, for every model and layout."""
     models = {"gpt2": "GPT-2", "gpt2_xl": "GPT-2 XL", "llama_70b": "Llama 3 70B"}
-    dtypes = ("float32", "bfloat16", "int8")
+    dtypes = ("float32", "bfloat16", "uint8")
     kinds = {"parameters": "parameter_bytes", "gradients": "gradient_bytes"}
     kinds |= {f"state, {name}": f"state_bytes_{name}" for name in dtypes}
     kinds["sent a step"] = "sent_bytes"

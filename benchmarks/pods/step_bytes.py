@@ -83,6 +83,13 @@ def settings() -> dict[str, Setting]:
         "bfloat16 parameters and state, float32 gradients": Setting(
             ours(accumulator_dtype="bfloat16"), params="bfloat16", accumulators="bfloat16"
         ),
+        "uint8 state": Setting(ours(accumulator_dtype="uint8"), accumulators="uint8"),
+        "uint8 state, weight decay": Setting(
+            ours(accumulator_dtype="uint8", weight_decay=0.1), accumulators="uint8"
+        ),
+        "bfloat16 parameters, uint8 state, float32 gradients": Setting(
+            ours(accumulator_dtype="uint8"), params="bfloat16", accumulators="uint8"
+        ),
     }
 
 

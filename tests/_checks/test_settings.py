@@ -33,7 +33,7 @@ NOT_NUMBERS = (
     np.str_("1"),
     jax.ShapeDtypeStruct((), jnp.float32),
 )
-DTYPES = "accumulator_dtype must be None or one of float32, float64, bfloat16, float16, int8, got"
+DTYPES = "accumulator_dtype must be None or one of float32, float64, bfloat16, float16, uint8, got"
 # The name of a setting, its value, the type of the error and its message.
 SETTINGS = (
     *(
@@ -266,7 +266,7 @@ def test_an_optimizer_is_made_before_jax_has_chosen_its_devices():
     script = (
         "import jax\n"
         "from adadelta_jax import adadelta, label_by_path, param_groups\n"
-        "adadelta(0.5, 0.9, 1e-6, 0.1, accumulator_dtype='int8')\n"
+        "adadelta(0.5, 0.9, 1e-6, 0.1, accumulator_dtype='uint8')\n"
         "param_groups({'a': {}, 'b': None}, label_by_path({'x': 'a'}, 'b'))\n"
         "jax.config.update('jax_num_cpu_devices', 3)\n"
         "assert jax.device_count() == 3"

@@ -59,7 +59,7 @@ def test_a_changed_injected_setting_compiles_nothing(compilations):
     assert not compilations
 
 
-@pytest.mark.parametrize("accumulator_dtype", [None, "bfloat16", "int8"])
+@pytest.mark.parametrize("accumulator_dtype", [None, "bfloat16", "uint8"])
 def test_a_new_optimizer_with_other_settings_compiles_nothing(compilations, accumulator_dtype):
     def settings(x):
         return {"learning_rate": x, "rho": 1 - x, "eps": x / 10, "weight_decay": x}
@@ -81,7 +81,7 @@ def test_an_eager_vmap_over_settings_compiles_nothing_for_other_settings(compila
     np.testing.assert_allclose(averages["bias"][0], 0.8 * 0.2 * 0.01 + 0.2 * 0.04, rtol=1e-6)
 
 
-@pytest.mark.parametrize("accumulator_dtype", [None, "bfloat16", "int8"])
+@pytest.mark.parametrize("accumulator_dtype", [None, "bfloat16", "uint8"])
 def test_a_jitted_step_of_many_leaves_holds_the_rule_once_for_each_shape(accumulator_dtype):
     optimizer = adadelta(accumulator_dtype=accumulator_dtype)
     params = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in [(64,), (64, 96)] * 50]

@@ -150,9 +150,9 @@ def test_a_count_that_counts_nothing_is_refused_by_name(count):
 @pytest.mark.parametrize(
     ("dtype", "accumulator_dtype"),
     [
-        *(("float64", stored) for stored in (None, "bfloat16", "int8")),
-        *(("bfloat16", stored) for stored in ("float64", "int8")),
-        *(("complex64", stored) for stored in (None, "int8")),
+        *(("float64", stored) for stored in (None, "bfloat16", "uint8")),
+        *(("bfloat16", stored) for stored in ("float64", "uint8")),
+        *(("complex64", stored) for stored in (None, "uint8")),
     ],
 )
 def test_settings_of_any_dtype_serve_parameters_and_accumulators_of_any(
@@ -174,7 +174,7 @@ def test_8_bit_state_serves_injected_settings_of_the_parameters_dtype(dtype):
     with jax.enable_x64(True):
         params = optax.tree.cast(PARAMS, dtype)
         optimizer = optax.inject_hyperparams(
-            lambda rho, eps: adadelta(rho=rho, eps=eps, accumulator_dtype="int8")
+            lambda rho, eps: adadelta(rho=rho, eps=eps, accumulator_dtype="uint8")
         )(rho=0.9, eps=1e-6)
         state = optimizer.init(params)
         updates, _ = optimizer.update(optax.tree.full_like(params, 0.5), state, params)

@@ -9,7 +9,6 @@ from jax import export
 
 from adadelta_jax import adadelta
 from adadelta_jax._core.in_place import _depend_on, keep_decayed_gradients
-from adadelta_jax._storage.float8 import BLOCK
 from benchmarks.memory.wrappers import CONTENDERS, WRAPPERS, footprint
 
 BYTES_PER_FLOAT = 4
@@ -77,30 +76,16 @@ def test_a_step_takes_three_passes_and_no_scratch(settings):
         (jnp.float32, "float16", 40),
         (jnp.bfloat16, "bfloat16", 28),
         (jnp.bfloat16, "float16", 28),
+        (jnp.float32, "uint8", 32),
+        (jnp.bfloat16, "uint8", 20),
+        (jnp.float16, "uint8", 20),
     ],
 )
-def test_half_precision_needs_no_scratch_either(dtype, accumulator_dtype, most_bytes):
+def test_half_precision_and_8_bits_need_no_scratch_either(dtype, accumulator_dtype, most_bytes):
     compiled = compiled_step(adadelta(accumulator_dtype=accumulator_dtype), dtype)
     assert scratch_per_parameter(compiled) < 1e-3
     assert passes_per_leaf(compiled) == 3
     assert bytes_per_parameter(compiled) <= most_bytes + 0.01
-
-
-def test_blocks_of_8_bits_need_scratch_for_what_bounds_a_block_alone():
-    compiled = compiled_step(adadelta(accumulator_dtype="int8"))
-    # Four numbers for a block: its largest gradient, v and u, and a new scale.
-    assert scratch_per_parameter(compiled) <= 4 * BYTES_PER_FLOAT / BLOCK
-    assert passes_per_leaf(compiled) == 3
-    assert bytes_per_parameter(compiled) <= 38.5
-
-
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_blocks_of_8_bits_need_two_bytes_of_scratch_for_gradients_in_half_precision(dtype):
-    compiled = compiled_step(adadelta(accumulator_dtype="int8"), dtype)
-    # What is reduced are the bit patterns of the gradient without their signs.
-    assert scratch_per_parameter(compiled) <= 2 + 4 * BYTES_PER_FLOAT / BLOCK
-    assert passes_per_leaf(compiled) == 4
-    assert bytes_per_parameter(compiled) <= 28.5
 
 
 def test_optax_needs_two_floats_of_scratch():
@@ -145,7 +130,7 @@ def test_the_order_of_writing_is_what_does_away_with_the_scratch(monkeypatch):
     monkeypatch.setattr("adadelta_jax._core.in_place._depend_on", lambda other, value: value)
     assert scratch_per_parameter(compiled_step(adadelta())) >= BYTES_PER_FLOAT
     assert scratch_per_parameter(compiled_step(adadelta(accumulator_dtype="bfloat16"))) >= 4
-    assert scratch_per_parameter(compiled_step(adadelta(accumulator_dtype="int8"))) >= 2
+    assert scratch_per_parameter(compiled_step(adadelta(accumulator_dtype="uint8"))) >= 2
 
 
 def test_donated_buffers_are_overwritten():

@@ -152,7 +152,7 @@ def is_subnormal(x):
         ("float32", None),
         ("float32", "bfloat16"),
         ("float32", "float16"),
-        ("float32", "int8"),
+        ("float32", "uint8"),
         ("float64", None),
     ],
 )

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from adadelta_jax import adadelta, carry_over_state, diagnostics, param_groups, torch_interop
 from adadelta_jax.sharding import state_shardings
 
-FORMATS = [None, "bfloat16", "int8"]
+FORMATS = [None, "bfloat16", "uint8"]
 LAYERS = {"weight": (16, 256), "bias": (3,)}
 
 
@@ -67,7 +67,7 @@ def test_a_step_in_float64_is_the_same_where_promotion_is_strict():
 @pytest.mark.filterwarnings("ignore:.* is bfloat16, which rounds")
 def test_injected_hyperparameters_step_where_promotion_is_strict():
     optimizer = optax.inject_hyperparams(adadelta, static_args="accumulator_dtype")(
-        rho=0.75, accumulator_dtype="int8"
+        rho=0.75, accumulator_dtype="uint8"
     )
     assert_the_same_where_strict(functools.partial(steps, optimizer, layer("bfloat16", 0.1)))
 

@@ -28,7 +28,7 @@ ACTIVATION_BYTES = 5e6  # at most, that are gathered in a step
 PADDING = 4096  # of small arrays to a tile
 
 
-@pytest.mark.parametrize("accumulator_dtype", [None, "bfloat16"])
+@pytest.mark.parametrize("accumulator_dtype", [None, "bfloat16", "uint8"])
 @pytest.mark.parametrize("name", layouts.LAYOUTS)
 def test_each_chip_holds_what_bytes_per_device_says_and_gathers_no_accumulator(
     name, accumulator_dtype

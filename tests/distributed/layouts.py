@@ -14,7 +14,7 @@ from adadelta_jax.sharding import state_shardings
 P = PartitionSpec
 STEPS = 5
 WIDTH = 512
-ACCUMULATOR_DTYPES = [None, "bfloat16", "int8"]
+ACCUMULATOR_DTYPES = [None, "bfloat16", "uint8"]
 
 REPLICATED = {"kernel": P(), "bias": P()}
 OVER_DATA = {"kernel": P("data"), "bias": P("data")}

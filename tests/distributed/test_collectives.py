@@ -66,7 +66,7 @@ def test_zero_sums_gradients_and_gathers_one_array_per_parameter_and_no_accumula
     assert results(zero, {"all-gather"}) == sorted(shapes)
 
 
-@pytest.mark.parametrize(("accumulator_dtype", "size"), [(None, 4), ("bfloat16", 2), ("int8", 1)])
+@pytest.mark.parametrize(("accumulator_dtype", "size"), [(None, 4), ("bfloat16", 2), ("uint8", 1)])
 def test_zero_divides_the_memory_that_the_compiled_step_needs_for_accumulators(
     accumulator_dtype, size
 ):

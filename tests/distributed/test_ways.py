@@ -125,7 +125,7 @@ def test_shard_map_over_the_parameters_gives_the_run_of_one_device(accumulator_d
         assert_same_run((params, state), single_device_run(accumulator_dtype))
 
 
-@pytest.mark.parametrize("accumulator_dtype", ["bfloat16", "int8"])
+@pytest.mark.parametrize("accumulator_dtype", ["bfloat16", "uint8"])
 def test_shard_map_rounds_at_random_by_the_place_in_the_shard(accumulator_dtype):
     optimizer = adadelta(accumulator_dtype=accumulator_dtype)
     mesh = mesh_of({"data": 8}, AxisType.Auto)

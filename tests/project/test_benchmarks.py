@@ -41,10 +41,10 @@ STAGES = {f"{stage}_median_ms" for stage in ("trace", "lower", "compile")}
         (
             "accumulators",
             "step_time",
-            "float32 bfloat16_to_nearest int8",
+            "float32 bfloat16_to_nearest uint8",
             MEDIAN | BYTES | {"network", "dtype"},
         ),
-        ("accumulators", "mnist", "float32 int8", {"mean", "standard_error", "scores"}),
+        ("accumulators", "mnist", "float32 uint8", {"mean", "standard_error", "scores"}),
     ],
     ids=[
         "step_time",
