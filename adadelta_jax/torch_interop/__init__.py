@@ -1,14 +1,14 @@
 """Move a run between `torch.optim.Adadelta` and this package, in mid-training.
 
 Here are its weights, its optimizer state and its settings, each both ways. Read `weights` and
-`optimizer` first, then their parts: `names` and `mapping`, which tensor is which leaf; `layouts`
-and `tensors`, how one becomes the other; `groups` and `state`, the two parts of an optimizer.
+`optimizer` first, then their parts: `names` and `mapping`, which tensor is which leaf; `layouts`,
+`kinds` and `tensors`, how one becomes the other; `groups` and `state`, both parts of an optimizer.
 
 ```python
 model_state = torch.load("model.pt", weights_only=True)
 optim_state = torch.load("optimizer.pt", weights_only=True)
 
-mapping = match_flax_params(torch_model.named_parameters(), params)
+mapping = match_flax_params(torch_model, params)
 params = params_from_torch(model_state, params, mapping)
 optimizer, opt_state = optimizer_from_torch(optim_state, params, mapping)
 ...  # continue from the same step
@@ -22,19 +22,19 @@ This module does not import torch. It takes tensors and NumPy arrays alike, such
 `safetensors.numpy.load_file`. It returns torch tensors where the process has imported torch, and
 NumPy arrays in a process without torch. A function that raises has changed nothing.
 
-The running statistics of a batch norm are not parameters. A mapping of their own carries them:
-``{"bn.running_mean": "bn/mean", "bn.running_var": "bn/var"}``. Flax's ``momentum`` is one minus
-torch's. Flax averages the variance of the batch, torch n / (n - 1) times that.
+The running statistics of a batch norm are not parameters. `match_flax_statistics` makes a mapping
+of their own.
 """
 
 from adadelta_jax.torch_interop.layouts import LeafLayout
-from adadelta_jax.torch_interop.names import match_flax_params
+from adadelta_jax.torch_interop.names import match_flax_params, match_flax_statistics
 from adadelta_jax.torch_interop.optimizer import optimizer_from_torch, optimizer_to_torch
 from adadelta_jax.torch_interop.weights import params_from_torch, params_to_torch
 
 __all__ = [
     "LeafLayout",
     "match_flax_params",
+    "match_flax_statistics",
     "optimizer_from_torch",
     "optimizer_to_torch",
     "params_from_torch",

@@ -1,29 +1,47 @@
-"""Which tensor of a torch module belongs to which parameter of a Flax module."""
+"""Which tensor of a torch module belongs to which parameter of a module of Flax."""
 
-import operator
-import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 
-from adadelta_jax.torch_interop.checks import check_chosen_names, check_dict, check_torch_names
-from adadelta_jax.torch_interop.layouts import LeafLayout, torch_shape
-from adadelta_jax.torch_interop.mapping import is_running_statistic, leaves_by_path, resolve_paths
+from adadelta_jax.torch_interop.checks import check_chosen_names, check_dict
+from adadelta_jax.torch_interop.kinds import CONV
+from adadelta_jax.torch_interop.layouts import LeafLayout
+from adadelta_jax.torch_interop.mapping import (
+    is_running_statistic,
+    leaves_by_path,
+    resolve_paths,
+)
+from adadelta_jax.torch_interop.pairing import (
+    Candidates,
+    Sides,
+    candidates,
+    decide,
+    fitting,
+    likely_pairs,
+    prefixes,
+    sides_of,
+    warn_of,
+    with_flattened,
+)
+from adadelta_jax.torch_interop.source import Source, read_source, read_statistics
 
-# What a torch module calls "weight" has one of these names in a Flax module.
-_FLAX_WEIGHTS = ("kernel", "scale", "embedding", "weight")
+CHOSEN: Sequence[str] = ("conv_transpose", "untransposed", "flattened")
 
 
 def match_flax_params(
-    torch_names_and_shapes: Mapping[str, Any] | Iterable[tuple[str, Any]],
+    torch_names_and_shapes: Any,
     params: Any,
     *,
     pairs: Mapping[str, str | LeafLayout | None] | None = None,
     conv_transpose: Collection[str] | None = None,
+    untransposed: Collection[str] | None = None,
+    flattened: Collection[str] | None = None,
+    optimizer: Any = None,
 ) -> dict[str, LeafLayout | None]:
-    """Pair the parameters of a torch module with those of a Flax module (Linen or NNX) by name.
+    """Pair the parameters of a torch module by name with those of Flax, Equinox or Haiku.
 
     Two modules pair if their paths are equal. ``layers.0`` counts as equal to ``layers_0`` and
     ``layers/0``, and the ``0`` of a `torch.nn.Sequential` to the ``layers_0`` of a Flax one. Within
@@ -41,21 +59,32 @@ def match_flax_params(
     | weight of a norm | scale | None |
     | Embedding.weight | embedding | None |
     | any other, as bias | of the same name | None |
-    | running_mean, running_var, num_batches_tracked | none: left out |  |
+    | running_mean, running_var, num_batches_tracked | see [`match_flax_statistics`][] |  |
 
-    A transposed convolution differs from a convolution in its shape, unless it has as many inputs
-    as outputs; then "transpose" or "deconv" in its name tells. If the model has a transposed
-    convolution, any convolution with as many inputs as outputs and no such name could be one too,
-    and is refused: list the transposed ones in ``conv_transpose``. A `flax.linen.ConvTranspose`
-    with ``transpose_kernel=True`` has the layout of a convolution.
+    Equinox and Haiku call weights ``weight``, ``w`` and ``embeddings`` and biases ``b`` and
+    ``offset``; they are paired likewise.
 
-    Flattening an image orders its numbers as (channels, height, width) in torch and as (height,
-    width, channels) in Flax: for a linear layer behind it, give a [`LeafLayout`][] by hand.
+    What is around all names of one side is left out: ``module.`` of `DistributedDataParallel`,
+    ``_orig_mod.`` of `torch.compile`, ``model.``.
+
+    Shapes do not tell all. Pass the torch module itself, which knows the classes of its layers, or
+    decide:
+
+    * A transposed convolution with as many inputs as outputs has the shape of a convolution.
+      "transpose", "deconv" or "conv" in its name tells, unless the name also has "up" or the model
+      has a transposed convolution; otherwise it is refused: list the transposed ones in
+      ``conv_transpose``. A `flax.linen.ConvTranspose` with ``transpose_kernel=True`` has the
+      layout of a convolution.
+    * ``Conv1D`` of Hugging Face is a linear layer with a weight of (inputs, outputs). Its bias
+      tells, unless it has as many inputs as outputs. Where a model has such a layer, square weights
+      that nothing tells apart are refused: list such layers in ``untransposed``.
+    * Flattening an image orders its numbers as (channels, height, width) in torch and as (height,
+      width, channels) in Flax. List the linear layers behind it in ``flattened``.
 
     Args:
-        torch_names_and_shapes: ``model.named_parameters()``, ``model.state_dict()``, or a dict of
-            names and shapes. The result has the same order. For a torch optimizer that does not
-            know the names of its parameters,
+        torch_names_and_shapes: A `torch.nn.Module`, its ``named_parameters()`` or ``state_dict()``,
+            or a dict of names and shapes. The result has the same order. For a torch optimizer that
+            does not know the names of its parameters,
             [`optimizer_from_torch`][adadelta_jax.torch_interop.optimizer_from_torch] needs theirs,
             which is that of ``named_parameters()``.
         params: The Flax parameters: ``variables["params"]`` of a Linen module, ``nnx.state(model,
@@ -65,6 +94,12 @@ def match_flax_params(
             as it is), or to None (left out).
         conv_transpose: The names of all torch modules that are transposed convolutions; None:
             decided as above.
+        untransposed: The names of all linear torch modules with weights of (inputs, outputs).
+            None: decided as above.
+        flattened: The names of all linear torch modules whose inputs are flattened images, which
+            are channels last in ``params``. None: there is none, with a warning where one may be.
+        optimizer: The torch optimizer of the torch module. The result then has the order in which
+            it numbers the parameters.
 
     Returns:
         The mapping that the other functions of this module take: a dict from each torch name to its
@@ -75,6 +110,10 @@ def match_flax_params(
         ValueError: If a name on either side has no counterpart or several, or if the shapes of a
             pair do not fit; all such names are listed.
         TypeError: If an argument has the wrong type.
+
+    Warns:
+        UserWarning: If a linear layer has several inputs for each channel of the convolution or of
+            the norm before it, and ``flattened`` is None.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -89,156 +128,147 @@ def match_flax_params(
     Source: the shapes of [torch.nn](https://docs.pytorch.org/docs/stable/nn.html) and of [Flax](
     <https://flax.readthedocs.io/en/latest/api_reference/index.html>).
     """
-    torch_shapes = _shapes_by_name(torch_names_and_shapes)
+    source = read_source(torch_names_and_shapes, optimizer)
+    lists = (conv_transpose, untransposed, flattened)
+    chosen: dict[str, Collection[str] | None] = dict(zip(CHOSEN, lists, strict=True))
+    left_out = [name for name in source.shapes if is_running_statistic(name)]
+    return _match(source, params, pairs, chosen, left_out)
+
+
+def match_flax_statistics(
+    torch_names_and_shapes: Any,
+    statistics: Any,
+    *,
+    pairs: Mapping[str, str | LeafLayout | None] | None = None,
+) -> dict[str, LeafLayout | None]:
+    """Pair the running statistics of a torch module's batch norms with those of a Flax module.
+
+    `torch.nn.BatchNorm2d`'s ``running_mean`` becomes ``mean``, its ``running_var`` ``var``.
+    ``num_batches_tracked`` has no counterpart and stays behind.
+
+    Flax's ``momentum`` is one minus torch's. Flax averages the variance of the batch, torch
+    n / (n - 1) times that.
+
+    Args:
+        torch_names_and_shapes: A `torch.nn.Module`, its ``state_dict()``, or a dict of names and
+            shapes. Only running statistics are looked at.
+        statistics: ``variables["batch_stats"]`` of a Linen module, ``nnx.state(model,
+            nnx.BatchStat)`` of an NNX one; arrays or `jax.ShapeDtypeStruct`.
+        pairs: As for [`match_flax_params`][].
+
+    Returns:
+        A mapping as that of [`match_flax_params`][], for [`params_from_torch`][] and
+        [`params_to_torch`][].
+
+    Raises:
+        ValueError: If a statistic on either side has no counterpart, or if shapes do not fit.
+        TypeError: If an argument has the wrong type.
+
+    Examples:
+        >>> import jax.numpy as jnp, numpy as np
+        >>> from adadelta_jax.torch_interop import match_flax_statistics, params_from_torch
+        >>> state_dict = {"bn.running_mean": np.ones(2, "f"), "bn.running_var": np.ones(2, "f")}
+        >>> batch_stats = {"bn": {"mean": jnp.zeros(2), "var": jnp.ones(2)}}
+        >>> mapping = match_flax_statistics(state_dict, batch_stats)
+        >>> params_from_torch(state_dict, batch_stats, mapping)["bn"]["mean"]
+        Array([1., 1.], dtype=float32)
+
+    Source: [torch.nn.BatchNorm2d](
+    <https://docs.pytorch.org/docs/stable/generated/torch.nn.BatchNorm2d.html>).
+    """
+    source = read_statistics(torch_names_and_shapes)
+    return _match(source, statistics, pairs, dict.fromkeys(CHOSEN), ())
+
+
+def _match(
+    source: Source,
+    params: Any,
+    pairs: Mapping[str, str | LeafLayout | None] | None,
+    chosen: Mapping[str, Collection[str] | None],
+    left_out: Collection[str],
+) -> dict[str, LeafLayout | None]:
+    """The layout of each torch tensor; raise unless each has one, and each leaf one tensor."""
+    shapes = source.shapes
     leaf_shapes = {path: jnp.shape(leaf) for path, leaf in leaves_by_path(params).items()}
     pairs = {} if pairs is None else pairs
     check_dict("pairs", pairs, "a dict from torch names to paths")
     by_hand = resolve_paths("pairs", pairs, leaf_shapes)
-    _check_known("pairs", by_hand, torch_shapes)
-    if conv_transpose is not None:
-        check_chosen_names("conv_transpose", conv_transpose)
-        _check_known("conv_transpose", conv_transpose, torch_shapes)
+    _check_known("pairs", by_hand, shapes)
+    for argument, names in chosen.items():
+        if names is not None:
+            check_chosen_names(argument, names)
+            _check_known(argument, names, shapes)
 
-    paths_by_name = _paths_by_name(leaf_shapes)
-    mapping: dict[str, LeafLayout | None] = {}
-    problems, in_doubt = [], []
-    for name, shape in torch_shapes.items():
-        candidates = _candidates(name, shape, by_hand, paths_by_name, conv_transpose)
-        if candidates is None:
-            mapping[name] = None
+    sides = sides_of(source, leaf_shapes, by_hand, chosen, left_out)
+    found, problems, uses = {}, {}, Counter[str]()
+    for name in shapes:
+        paths = candidates(name, sides)
+        if paths is None:
             continue
-        fitting = [layout for layout in candidates if _fits(layout, shape, leaf_shapes)]
-        mapping[name] = (fitting or candidates or [None])[0]
-        paths = {
-            layout.path: f"{layout.path} {leaf_shapes.get(layout.path, '(missing)')}"
-            for layout in candidates
-        }
-        if not candidates:
-            problems.append(f"{name} {shape} has no counterpart")
-        elif not fitting:
-            problems.append(f"{name} {shape} does not fit {' or '.join(paths.values())}")
-        elif len({layout.path for layout in fitting}) > 1:
-            problems.append(f"{name} {shape} fits each of {', '.join(paths.values())}")
-        elif len(fitting) > 1 and not fitting[0].flip:
-            (path,) = paths.values()
-            in_doubt.append(f"{name} {shape} fits {path} as a convolution and as a transposed one")
-
-    # Without a transposed convolution in the model, all that could be one are convolutions.
-    if any(layout is not None and layout.flip for layout in mapping.values()):
-        problems += in_doubt
-    uses = Counter(layout.path for layout in mapping.values() if layout is not None)
-    for path, shape in leaf_shapes.items():
-        if uses[path] != 1:
-            what = "is paired more than once" if uses[path] else "has no counterpart"
-            problems.append(f"{path} {shape} {what}")
-    if problems:
+        fit = fitting(name, paths, sides)
+        if len(fit) == 1:
+            found[name] = fit[0]
+        else:
+            problems[name] = _why_not_one(name, fit, paths, sides)
+        uses.update({next(iter(layouts.values())).path for layouts in (fit or paths)[:1]})
+    decided, in_doubt = decide(found)
+    for name, (first, second) in in_doubt.items():
+        path = _described(decided[name].path, leaf_shapes)
+        problems[name] = f"{_described(name, shapes)} fits {path} as {first} and as {second}"
+    decided, impossible, possible = with_flattened(decided, sides)
+    lines = [problems[name] for name in shapes if name in problems] + impossible
+    lines += [
+        f"{_described(path, leaf_shapes)} "
+        + ("is paired more than once" if uses[path] else "has no counterpart")
+        for path in leaf_shapes
+        if uses[path] != 1
+    ]
+    if lines:
+        unpaired = [name for name in problems if not candidates(name, sides)]
+        likely = likely_pairs(unpaired, [path for path in leaf_shapes if not uses[path]], sides)
         raise ValueError(
             "the torch names and the parameters do not pair up:\n  "
-            + "\n  ".join(problems)
-            + "\nPair by hand with pairs={torch name: path}, or tell convolutions apart with "
-            "conv_transpose=[torch module name]"
+            + "\n  ".join(lines)
+            + f"\n{_advice(in_doubt, likely)}"
         )
-    return mapping
+    warn_of(possible)
+    return {name: decided.get(name) for name in shapes}
 
 
-def _shapes_by_name(torch_names_and_shapes: Any) -> dict[str, tuple[int, ...]]:
-    """The shapes by torch name, from names with tensors or shapes."""
-    is_mapping = isinstance(torch_names_and_shapes, Mapping)
-    items = torch_names_and_shapes.items() if is_mapping else torch_names_and_shapes
-    try:
-        shapes = {name: _shape(value) for name, value in items}
-    except (TypeError, ValueError):
-        raise TypeError(
-            "torch_names_and_shapes must be a state_dict, named_parameters() or a dict from names "
-            f"to shapes, got {type(torch_names_and_shapes).__name__}"
-        ) from None
-    check_torch_names("torch_names_and_shapes", shapes)
-    return shapes
+def _why_not_one(name: str, fit: list[Candidates], found: list[Candidates], sides: Sides) -> str:
+    """Why a tensor does not fit exactly one path."""
+    what = _described(name, sides.source.shapes)
+    if not found:
+        return f"{what} has no counterpart"
+    paths = [next(iter(layouts.values())).path for layouts in found]
+    described = [_described(path, sides.leaf_shapes) for path in paths]
+    if fit:
+        return f"{what} fits each of {', '.join(described)}"
+    return f"{what} does not fit {' or '.join(described)}"
 
 
-def _shape(value: Any) -> tuple[int, ...]:
-    """The shape of a tensor, or `value` itself; raise a TypeError if it is no shape."""
-    shape = getattr(value, "shape", value)
-    if not isinstance(shape, (tuple, list)):
-        raise TypeError
-    return tuple(map(operator.index, shape))
+def _described(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return f"{name} {shapes.get(name, '(missing)')}"
+
+
+def _advice(in_doubt: Mapping[str, tuple[str | None, ...]], likely: Mapping[str, str]) -> str:
+    """What the caller can do about names that do not pair up."""
+    advice = ["Pair by hand with pairs={torch name: path}"]
+    if any(CONV in kinds for kinds in in_doubt.values()):
+        advice.append("list all transposed convolutions in conv_transpose=[torch module name]")
+    if any(CONV not in kinds for kinds in in_doubt.values()):
+        advice.append("list all layers that are not transposed in untransposed=[torch module name]")
+    if in_doubt:
+        advice.append("or pass the torch module itself, which knows its layers")
+    suggestion = f". By their shapes, pairs={dict(likely)} is likely" if likely else ""
+    return ", ".join(advice) + suggestion
 
 
 def _check_known(argument: str, names: Collection[str], torch_shapes: Collection[str]) -> None:
     """Raise unless every name is the name of a torch tensor or module."""
-    modules = {prefix for name in torch_shapes for prefix in _prefixes(name)}
+    modules = {prefix for name in torch_shapes for prefix in prefixes(name)}
     unknown = [name for name in names if name not in modules]
     if unknown:
         raise ValueError(
             f"{argument} names {', '.join(unknown)}, which torch_names_and_shapes lacks"
         )
-
-
-def _prefixes(name: str) -> list[str]:
-    """The tensor's name and the names of the modules around it, the innermost first."""
-    parts = name.split(".")
-    return [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
-
-
-def _paths_by_name(paths: Iterable[str]) -> dict[tuple[str, str], list[str]]:
-    """The paths that a torch tensor can lead to, by its module and its name in it."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for path in paths:
-        module, leaf = _module_and_leaf(path)
-        for name in {leaf, "weight"} if leaf in _FLAX_WEIGHTS else {leaf}:
-            found.setdefault((module, name), []).append(path)
-    return found
-
-
-def _module_and_leaf(name: str) -> tuple[str, str]:
-    """The module of a torch name or a path, in one spelling for both, and its last part."""
-    *module, leaf = re.split("[./]", name)
-    return re.sub(r"(^|_)layers_(?=\d+(_|$))", r"\1", "_".join(module)), leaf
-
-
-def _candidates(
-    name: str,
-    shape: tuple[int, ...],
-    by_hand: Mapping[str, LeafLayout | str | None],
-    paths_by_name: Mapping[tuple[str, str], Sequence[str]],
-    conv_transpose: Collection[str] | None,
-) -> list[LeafLayout] | None:
-    """The layouts that a torch tensor can have, the likeliest first; None if it is left out."""
-    prefix = next((prefix for prefix in _prefixes(name) if prefix in by_hand), None)
-    if prefix is None and is_running_statistic(name):
-        return None
-    given = name if prefix is None else by_hand[prefix]
-    if given is None or isinstance(given, LeafLayout):
-        return given and [given]
-    if prefix == name:
-        paths = [given]
-    else:
-        within = name if prefix is None else given + name[len(prefix) :]
-        paths = paths_by_name.get(_module_and_leaf(within), [])
-    return [layout for path in paths for layout in _layouts(name, path, shape, conv_transpose)]
-
-
-def _fits(
-    layout: LeafLayout, shape: tuple[int, ...], leaf_shapes: Mapping[str, tuple[int, ...]]
-) -> bool:
-    """Whether the leaf exists and a tensor of that shape becomes one of its shape."""
-    leaf_shape = leaf_shapes.get(layout.path)
-    return leaf_shape is not None and torch_shape(layout, leaf_shape) == shape
-
-
-def _layouts(
-    name: str, path: str, shape: tuple[int, ...], conv_transpose: Collection[str] | None
-) -> list[LeafLayout]:
-    """The layouts that a torch tensor can have in the leaf at `path`, the likeliest first."""
-    module, _, tensor = name.rpartition(".")
-    if tensor != "weight" or _module_and_leaf(path)[1] != "kernel" or len(shape) < 2:
-        return [LeafLayout(path)]
-    spatial = tuple(range(2, len(shape)))
-    plain = LeafLayout(path, (*spatial, 1, 0))
-    if not spatial:
-        return [plain]
-    transposed = LeafLayout(path, (*spatial, 0, 1), tuple(range(len(spatial))))
-    if conv_transpose is not None:
-        return [transposed if module in conv_transpose else plain]
-    named_so = re.search("transpose|deconv", f"{name} {path}", re.IGNORECASE)
-    return [transposed, plain] if named_so else [plain, transposed]

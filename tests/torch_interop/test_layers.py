@@ -38,7 +38,7 @@ def carried_to_linen(torch_module, module, inputs, **options):
     """The outputs of `module`, called "layer", with the weights of the torch module."""
     params = {"layer": module.init(jax.random.key(0), inputs)["params"]}
     model = torch.nn.ModuleDict({"layer": torch_module})
-    mapping = match_flax_params(model.named_parameters(), params, **options)
+    mapping = match_flax_params(model, params, **options)
     params = params_from_torch(model.state_dict(), params, mapping)
     return module.apply({"params": params["layer"]}, inputs)
 
@@ -46,7 +46,7 @@ def carried_to_linen(torch_module, module, inputs, **options):
 def carried_to_nnx(torch_module, module, inputs):
     model, torch_model = nnx.Dict(layer=module), torch.nn.ModuleDict({"layer": torch_module})
     params = nnx.state(model, nnx.Param)
-    mapping = match_flax_params(torch_model.named_parameters(), params)
+    mapping = match_flax_params(torch_model, params)
     nnx.update(model, params_from_torch(torch_model.state_dict(), params, mapping))
     return model.layer(inputs)
 

@@ -175,7 +175,7 @@ UNPAIRED = {
         {},
         [
             "conv.weight (4, 4, 3, 3) fits conv/kernel (3, 3, 4, 4) as a convolution and as a "
-            "transposed one"
+            "transposed convolution"
         ],
     ),
     "a transposed convolution that is not listed": (
@@ -203,6 +203,12 @@ UNPAIRED = {
 }
 
 
+CONVOLUTIONS = (
+    ", list all transposed convolutions in conv_transpose=[torch module name], or pass the torch "
+    "module itself, which knows its layers"
+)
+
+
 @pytest.mark.parametrize(("names", "params", "options", "lines"), UNPAIRED.values(), ids=UNPAIRED)
 def test_every_name_that_does_not_pair_is_listed(names, params, options, lines):
     with pytest.raises(ValueError, match="do not pair up") as raised:
@@ -210,8 +216,8 @@ def test_every_name_that_does_not_pair_is_listed(names, params, options, lines):
     assert str(raised.value) == (
         "the torch names and the parameters do not pair up:\n  "
         + "\n  ".join(lines)
-        + "\nPair by hand with pairs={torch name: path}, or tell convolutions apart with "
-        "conv_transpose=[torch module name]"
+        + "\nPair by hand with pairs={torch name: path}"
+        + (CONVOLUTIONS if "as a convolution" in lines[0] else "")
     )
 
 
@@ -224,8 +230,8 @@ REFUSALS = {
         f"names without shapes: {names!r}": (
             match(names),
             TypeError,
-            "torch_names_and_shapes must be a state_dict, named_parameters() or a dict from names "
-            f"to shapes, got {type(names).__name__}",
+            "torch_names_and_shapes must be a torch module, a state_dict, named_parameters() or a "
+            f"dict from names to shapes, got {type(names).__name__}",
         )
         for names in (
             ...,

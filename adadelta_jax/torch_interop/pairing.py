@@ -1,0 +1,228 @@
+"""The layouts that torch tensors can have in the leaves of a pytree, and what decides."""
+
+import warnings
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+from adadelta_jax.torch_interop import kinds
+from adadelta_jax.torch_interop.kinds import CONV, CONV_TRANSPOSE, LINEAR, UNTRANSPOSED
+from adadelta_jax.torch_interop.layouts import LeafLayout, torch_shape
+from adadelta_jax.torch_interop.prefixes import lengths_to_strip, module_and_leaf, spelled
+from adadelta_jax.torch_interop.source import Source
+
+Candidates = dict[str | None, LeafLayout]
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Sides(NamedTuple):
+    """Both sides of a match, and what the caller says of them.
+
+    Attributes:
+        source: The torch side.
+        leaf_shapes: The shapes of the leaves by path.
+        paths: The paths of leaves, by their module and by what torch calls them.
+        strip: How many modules around all names and around all paths are left out.
+        by_hand: The pairs that the caller gives.
+        chosen: The lists of modules that the caller gives, by argument.
+        left_out: Torch names that have no leaf unless the caller pairs them.
+    """
+
+    source: Source
+    leaf_shapes: Shapes
+    paths: Mapping[tuple[str, str], Sequence[str]]
+    strip: tuple[int, int]
+    by_hand: Mapping[str, LeafLayout | str | None]
+    chosen: Mapping[str, Collection[str] | None]
+    left_out: Collection[str]
+
+
+def sides_of(
+    source: Source,
+    leaf_shapes: Shapes,
+    by_hand: Mapping[str, LeafLayout | str | None],
+    chosen: Mapping[str, Collection[str] | None],
+    left_out: Collection[str],
+) -> Sides:
+    """Both sides of a match, spelled alike."""
+    strip = lengths_to_strip(
+        *([module_and_leaf(name)[0] for name in names] for names in (source.shapes, leaf_shapes))
+    )
+    paths: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for path in leaf_shapes:
+        module, leaf = _key(path, strip[1])
+        for name in {leaf, *(name for name, leaves in kinds.LEAF_NAMES.items() if leaf in leaves)}:
+            paths[module, name].append(path)
+    return Sides(source, leaf_shapes, paths, strip, by_hand, chosen, left_out)
+
+
+def candidates(name: str, sides: Sides) -> list[Candidates] | None:
+    """For each path that a tensor can lead to, its layouts by kind; None if it is left out."""
+    prefix = next((prefix for prefix in prefixes(name) if prefix in sides.by_hand), None)
+    if prefix is None and name in sides.left_out:
+        return None
+    given = name if prefix is None else sides.by_hand[prefix]
+    if given is None:
+        return None
+    if isinstance(given, LeafLayout):
+        return [{None: given}]
+    if prefix == name:
+        paths = [given]
+    elif prefix is not None:
+        paths = sides.paths.get(_key(given + name[len(prefix) :], sides.strip[1]), [])
+    else:
+        names = [name, *sides.source.aliases.get(name, [])]
+        found = (sides.paths.get(_key(each, sides.strip[0]), []) for each in names)
+        paths = next((paths for paths in found if paths), [])
+    return [_layouts(name, path, sides) for path in paths]
+
+
+def _layouts(name: str, path: str, sides: Sides) -> Candidates:
+    shape, module = sides.source.shapes[name], name.rpartition(".")[0]
+    found = kinds.layouts(name, path, shape, sides.leaf_shapes.get(path))
+    kind = kinds.chosen_kind(module, len(shape), sides.chosen) or sides.source.kinds.get(module)
+    return {kind: found[kind]} if kind in found else found
+
+
+def fitting(name: str, found: Sequence[Candidates], sides: Sides) -> list[Candidates]:
+    """The candidates whose leaf exists and has the shape that the tensor becomes."""
+
+    def fits(layout):
+        leaf_shape = sides.leaf_shapes.get(layout.path)
+        return leaf_shape is not None and torch_shape(layout, leaf_shape) == shape
+
+    shape = sides.source.shapes[name]
+    kept = [{kind: each for kind, each in layouts.items() if fits(each)} for layouts in found]
+    for layouts, all_layouts in zip(kept, found, strict=True):
+        if set(layouts) == {UNTRANSPOSED} != set(all_layouts):
+            # Or the two sides differ. A bias tells: it has a number for each output.
+            bias = sides.source.shapes.get(f"{name.rpartition('.')[0]}.bias")
+            if bias != shape[1:]:
+                layouts.clear()
+    return [layouts for layouts in kept if layouts]
+
+
+def decide(
+    found: Mapping[str, Candidates],
+) -> tuple[dict[str, LeafLayout], dict[str, tuple[str | None, ...]]]:
+    """One layout for each tensor that fits one path, and the kinds of those that are in doubt."""
+    certain = {name: next(iter(each)) for name, each in found.items() if len(each) == 1}
+    of_block: dict[str, set[str | None]] = defaultdict(set)
+    for name, kind in certain.items():
+        of_block[_last_module(name)].add(kind)
+    present = set(certain.values())
+    if any(_is_untransposed(found[name][kind]) for name, kind in certain.items() if kind is None):
+        present.add(UNTRANSPOSED)
+
+    decided, in_doubt = {}, {}
+    for name, layouts in found.items():
+        path = next(iter(layouts.values())).path
+        if name in certain:
+            kind = certain[name]
+        elif CONV in layouts:
+            kind = kinds.kind_of_name(name, path)
+            if kind == CONV and CONV_TRANSPOSE in present:
+                kind = None
+        else:
+            kind = LINEAR
+            if UNTRANSPOSED in present:
+                known = of_block[_last_module(name)] & {LINEAR, UNTRANSPOSED}
+                kind = next(iter(known)) if len(known) == 1 else None
+        if kind in layouts:
+            decided[name] = layouts[kind]
+        else:
+            decided[name], in_doubt[name] = next(iter(layouts.values())), tuple(layouts)
+    return decided, in_doubt
+
+
+def _is_untransposed(layout: LeafLayout) -> bool:
+    """Whether a layout given by hand is that of a linear layer that is not transposed."""
+    return layout.path.endswith("kernel") and layout.axes in (None, (0, 1)) and not layout.view
+
+
+def with_flattened(
+    decided: Mapping[str, LeafLayout], sides: Sides
+) -> tuple[dict[str, LeafLayout], list[str], list[str]]:
+    """The layouts with those behind a flattened image; what cannot be one; and what may be one.
+
+    The first linear layer behind a convolution, or behind a norm over channels, with several
+    inputs for each of the channels, may read a flattened image.
+    """
+    listed = sides.chosen["flattened"]
+    result, impossible, possible, channels = dict(decided), [], [], 0
+    for name, layout in decided.items():
+        shape, module = sides.source.shapes[name], name.rpartition(".")[0]
+        leaf = module_and_leaf(layout.path)[1]
+        if len(shape) > 2 and name.endswith("weight"):
+            channels = shape[1] if layout.flip else shape[0]
+        elif len(shape) == 1 and leaf == "scale":
+            channels = shape[0]
+        if len(shape) != 2 or leaf not in ("kernel", "w"):
+            continue
+        has_several = 0 < channels < shape[1] and shape[1] % channels == 0
+        if listed is not None and module in listed:
+            if has_several:
+                result[name] = kinds.flattened(layout, shape, channels)
+            else:
+                impossible.append(
+                    f"{name} {shape} is listed in flattened, but there are {channels} channels "
+                    "before it"
+                )
+        elif has_several and listed is None and name not in sides.by_hand:
+            possible.append(_may_be_flattened(name, shape, channels, layout))
+        channels = 0
+    return result, impossible, possible
+
+
+def _may_be_flattened(name: str, shape: tuple[int, ...], channels: int, layout: LeafLayout) -> str:
+    """Why a linear layer may stand behind a flattened image, and how to decide."""
+    return (
+        f"{name} {shape} has {shape[1] // channels} inputs for each of the {channels} channels "
+        "before it. If an image is flattened there, torch has its channels first and Flax last: "
+        f"pass flattened=[{name.rpartition('.')[0]!r}], which stands for "
+        f"{kinds.flattened(layout, shape, channels)}. If none is, pass flattened=[], "
+        f"which stands for {layout}"
+    )
+
+
+def likely_pairs(names: Sequence[str], paths: Sequence[str], sides: Sides) -> dict[str, str]:
+    """Modules without a counterpart that alone have tensors of the same sizes on both sides."""
+
+    def by_sizes(found, shapes, separator):
+        sizes = defaultdict(list)
+        for name in found:
+            sizes[name.rpartition(separator)[0]].append(tuple(sorted(shapes[name])))
+        modules = defaultdict(list)
+        for module, each in sizes.items():
+            modules[tuple(sorted(each))].append(module)
+        return {each: modules[0] for each, modules in modules.items() if len(modules) == 1}
+
+    ours = by_sizes(names, sides.source.shapes, ".")
+    theirs = by_sizes(paths, sides.leaf_shapes, "/")
+    both = {ours[each]: theirs[each] for each in ours if each in theirs and ours[each]}
+    return {
+        name: path
+        for name, path in both.items()
+        if _key(f"{name}.", sides.strip[0]) != _key(f"{path}/", sides.strip[1])
+    }
+
+
+def warn_of(possible: Sequence[str]) -> None:
+    """Warn of linear layers that may stand behind a flattened image."""
+    if possible:
+        warnings.warn("\n".join(possible), UserWarning, stacklevel=3)
+
+
+def prefixes(name: str) -> list[str]:
+    """The tensor's name and the names of the modules around it, the innermost first."""
+    parts = name.split(".")
+    return [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
+
+
+def _last_module(name: str) -> str:
+    return name.split(".")[-2] if "." in name else ""
+
+
+def _key(name: str, length: int) -> tuple[str, str]:
+    module, leaf = module_and_leaf(name)
+    return spelled(module[length:]), leaf
