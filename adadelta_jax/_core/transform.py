@@ -188,9 +188,8 @@ def _step(grad, square_avg, acc_delta, settings, keys, leaf_index):
         formats.load(acc_delta, dtype),
         **settings,
     )
-    # v and u are rounded by the same bits, up or down together. Where v is by chance too small, Δ²
-    # is too large, and u would grow by what it gains then: with ρ = 0.99 and 8 bits to three times
-    # its size. Rounded alike, u is too small at the same time.
+    # v and u are rounded by the same bits, up or down together. Where v is too small by chance, Δ²
+    # is too large, and u would grow with it. Rounded alike, u is too small at the same time.
     key = None if keys is None else keys[leaf_index]
     results = (
         delta.astype(grad.dtype),

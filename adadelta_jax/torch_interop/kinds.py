@@ -34,7 +34,7 @@ _CLASSES = {
 }
 
 
-def layouts(
+def layouts_by_kind(
     name: str, path: str, shape: Sequence[int], leaf_shape: Sequence[int] | None
 ) -> dict[str | None, LeafLayout]:
     """By kind of layer, the layouts that a torch tensor can have in the leaf at `path`."""
@@ -89,7 +89,7 @@ def chosen_kind(module: str, rank: int, chosen: Mapping[str, Collection[str] | N
     return CONV if rank > 2 else LINEAR
 
 
-def flattened(layout: LeafLayout, shape: Sequence[int], channels: int) -> LeafLayout:
+def flattened_layout(layout: LeafLayout, shape: Sequence[int], channels: int) -> LeafLayout:
     """The layout of a linear layer behind an image that is flattened, channels last in the leaf."""
     outputs, inputs = shape
     return LeafLayout(

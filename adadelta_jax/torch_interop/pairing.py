@@ -5,8 +5,17 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from adadelta_jax.torch_interop import kinds
-from adadelta_jax.torch_interop.kinds import CONV, CONV_TRANSPOSE, LINEAR, UNTRANSPOSED
+from adadelta_jax.torch_interop.kinds import (
+    CONV,
+    CONV_TRANSPOSE,
+    LEAF_NAMES,
+    LINEAR,
+    UNTRANSPOSED,
+    chosen_kind,
+    flattened_layout,
+    kind_of_name,
+    layouts_by_kind,
+)
 from adadelta_jax.torch_interop.layouts import LeafLayout, torch_shape
 from adadelta_jax.torch_interop.prefixes import lengths_to_strip, module_and_leaf, spelled
 from adadelta_jax.torch_interop.source import Source
@@ -51,7 +60,7 @@ def sides_of(
     paths: dict[tuple[str, str], list[str]] = defaultdict(list)
     for path in leaf_shapes:
         module, leaf = _key(path, strip[1])
-        for name in {leaf, *(name for name, leaves in kinds.LEAF_NAMES.items() if leaf in leaves)}:
+        for name in {leaf, *(name for name, leaves in LEAF_NAMES.items() if leaf in leaves)}:
             paths[module, name].append(path)
     return Sides(source, leaf_shapes, paths, strip, by_hand, chosen, left_out)
 
@@ -79,8 +88,8 @@ def candidates(name: str, sides: Sides) -> list[Candidates] | None:
 
 def _layouts(name: str, path: str, sides: Sides) -> Candidates:
     shape, module = sides.source.shapes[name], name.rpartition(".")[0]
-    found = kinds.layouts(name, path, shape, sides.leaf_shapes.get(path))
-    kind = kinds.chosen_kind(module, len(shape), sides.chosen) or sides.source.kinds.get(module)
+    found = layouts_by_kind(name, path, shape, sides.leaf_shapes.get(path))
+    kind = chosen_kind(module, len(shape), sides.chosen) or sides.source.kinds.get(module)
     return {kind: found[kind]} if kind in found else found
 
 
@@ -120,7 +129,7 @@ def decide(
         if name in certain:
             kind = certain[name]
         elif CONV in layouts:
-            kind = kinds.kind_of_name(name, path)
+            kind = kind_of_name(name, path)
             if kind == CONV and CONV_TRANSPOSE in present:
                 kind = None
         else:
@@ -162,7 +171,7 @@ def with_flattened(
         has_several = 0 < channels < shape[1] and shape[1] % channels == 0
         if listed is not None and module in listed:
             if has_several:
-                result[name] = kinds.flattened(layout, shape, channels)
+                result[name] = flattened_layout(layout, shape, channels)
             else:
                 impossible.append(
                     f"{name} {shape} is listed in flattened, but there are {channels} channels "
@@ -180,7 +189,7 @@ def _may_be_flattened(name: str, shape: tuple[int, ...], channels: int, layout: 
         f"{name} {shape} has {shape[1] // channels} inputs for each of the {channels} channels "
         "before it. If an image is flattened there, torch has its channels first and Flax last: "
         f"pass flattened=[{name.rpartition('.')[0]!r}], which stands for "
-        f"{kinds.flattened(layout, shape, channels)}. If none is, pass flattened=[], "
+        f"{flattened_layout(layout, shape, channels)}. If none is, pass flattened=[], "
         f"which stands for {layout}"
     )
 
