@@ -24,8 +24,8 @@ from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 
 from adadelta_jax.torch_interop import (
-    LeafLayout,
     match_flax_params,
+    match_flax_statistics,
     optimizer_from_torch,
     optimizer_to_torch,
     params_from_torch,
@@ -62,15 +62,6 @@ class FlaxNetwork(nnx.Module):
         """The logits [number, 10] of images [number, 8, 8, 1]."""
         x = nnx.relu(self.norm(self.conv1(images)))
         return self.out(nnx.relu(self.conv2(x)).reshape(len(images), -1))
-
-
-# torch flattens an image channels first, Flax channels last: the weight behind it is reordered.
-PAIRS = {
-    "out.weight": LeafLayout(
-        "out/kernel", axes=(2, 3, 1, 0), torch_shape=(10, 16 * 3 * 3), view=(10, 16, 3, 3)
-    )
-}
-STATISTICS = {"norm.running_mean": "norm/mean", "norm.running_var": "norm/var"}
 
 
 def batches_of_digits(count: int, size: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -124,11 +115,12 @@ class FlaxRun:
 
         model = FlaxNetwork(nnx.Rngs(0))
         self.graph, params, statistics = nnx.split(model, nnx.Param, nnx.BatchStat)
-        names = dict(TorchNetwork().named_parameters())
-        self.mapping = match_flax_params(names, params, pairs=PAIRS)
+        # torch flattens an image channels first, Flax channels last.
+        self.mapping = match_flax_params(TorchNetwork(), params, flattened=["out"])
         self.params = params_from_torch(weights, params, self.mapping)
+        self.of_statistics = match_flax_statistics(TorchNetwork(), statistics)
         self.statistics = params_from_torch(
-            {name: weights[name] for name in STATISTICS}, statistics, STATISTICS
+            {name: weights[name] for name in self.of_statistics}, statistics, self.of_statistics
         )
         self.optimizer, self.opt_state = optimizer_from_torch(
             checkpoint["optimizer"], self.params, self.mapping
@@ -160,7 +152,7 @@ class FlaxRun:
         """Write the file that torch would have written at this step."""
         model = TorchNetwork()
         tensors = params_to_torch(self.params, self.mapping)
-        tensors |= params_to_torch(self.statistics, STATISTICS)
+        tensors |= params_to_torch(self.statistics, self.of_statistics)
         model.load_state_dict(tensors, strict=False)  # a batch norm's count of batches stays here
         optimizer = torch.optim.Adadelta(model.parameters())
         optimizer.load_state_dict(
