@@ -87,7 +87,8 @@ def test_a_frozen_parameter_has_no_effective_learning_rate():
     )
 
 
-@pytest.mark.parametrize(("dtype", "rtol"), [("bfloat16", 0.02), ("float16", 0.02), ("uint8", 0.3)])
+# Two neighbours in 8 bits differ by a quarter; the median number is nearer, and has a root taken.
+@pytest.mark.parametrize(("dtype", "rtol"), [("bfloat16", 0.02), ("float16", 0.02), ("uint8", 0.1)])
 def test_accumulators_in_few_bits_have_effective_learning_rates_too(dtype, rtol):
     state = after_steps(scale_by_adadelta(accumulator_dtype=dtype))
     rates = effective_learning_rate(state)

@@ -32,7 +32,7 @@ def check_eps(eps: Any, smallest: float = 0.0) -> None:
     number = _number("eps", eps, "a number or a 0-d array")
     if number is not None:
         _check_not_negative("eps", number)
-        if number < smallest:
+        if np.float32(number) < np.float32(smallest):
             raise ValueError(
                 f"eps must be at least {smallest:g} with accumulators in uint8, got {number:g}"
             )

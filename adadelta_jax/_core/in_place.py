@@ -109,7 +109,6 @@ def computed_apart(
 
     def apart(grad, square_avg, acc_delta):
         _, new_square_avg, _ = rule(grad, square_avg, acc_delta)
-        grad = reshard_like(grad, square_avg)
         same_grad = lax.select(_always_false(square_avg), jnp.zeros_like(grad), grad)
         delta, _, new_acc_delta = rule(same_grad, square_avg, acc_delta)
         return delta, new_square_avg, new_acc_delta

@@ -65,7 +65,7 @@ def scale_by_adadelta(
     | ``"float64"`` | float64 | 16 |
     | ``"bfloat16"`` | bfloat16 | 4 |
     | ``"float16"`` | float16, from 6e-8 to 65504 | 4 |
-    | ``"uint8"`` | 8-bit floats: codes, from 2.9e-11 to 1.6e9 | 2 |
+    | ``"uint8"`` | 8-bit floats: codes, from 2.9e-11 to 1.9e9 | 2 |
 
     Accumulators with fewer bits than the arithmetic are rounded at random, up or down, so that they
     are right on average. Larger values are clamped to the maximum. The randomness comes from the
@@ -183,7 +183,7 @@ def _step(grad, square_avg, acc_delta, settings, keys, leaf_index):
     dtype = formats.promote(grad.dtype, square_avg.dtype, jnp.float32)
     settings = {name: _real(setting, dtype) for name, setting in settings.items()}
     delta, new_square_avg, new_acc_delta = _rule_on_real_parts(
-        grad.astype(dtype),
+        reshard_like(grad.astype(dtype), square_avg),
         formats.load(square_avg, dtype),
         formats.load(acc_delta, dtype),
         **settings,

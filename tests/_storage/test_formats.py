@@ -11,7 +11,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from adadelta_jax import adadelta, scale_by_adadelta
-from adadelta_jax._storage.formats import convert, load, storage_dtype, store, zeros
+from adadelta_jax._storage.formats import convert, is_rounded, load, storage_dtype, store, zeros
 from adadelta_jax._storage.hash_bits import fold_in
 
 
@@ -30,8 +30,11 @@ from adadelta_jax._storage.hash_bits import fold_in
         ("complex64", "bfloat16", "complex64"),
         ("complex64", "float64", "complex128"),
         ("complex128", "float32", "complex64"),
-        ("float32", "int8", "float32"),  # a parameter with so few elements
-        ("complex128", "int8", "complex64"),
+        ("float32", "uint8", "uint8"),
+        ("bfloat16", "uint8", "uint8"),
+        ("float64", "uint8", "uint8"),
+        ("complex64", "uint8", "complex64"),
+        ("complex128", "uint8", "complex64"),
     ],
 )
 def test_each_parameter_dtype_has_its_accumulator_dtype(param, accumulator, stored):
@@ -47,7 +50,7 @@ def test_each_parameter_dtype_has_its_accumulator_dtype(param, accumulator, stor
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0), (5,)])
-@pytest.mark.parametrize("accumulator", ["bfloat16", "float16", "int8"])
+@pytest.mark.parametrize("accumulator", ["bfloat16", "float16", "uint8"])
 def test_scalars_and_empty_parameters_are_stored_too(shape, accumulator):
     params = jnp.ones(shape)
     optimizer = scale_by_adadelta(accumulator_dtype=accumulator)
@@ -74,7 +77,7 @@ def test_storing_in_the_dtype_of_the_values_changes_no_bit(key):
     )
 
 
-@pytest.mark.parametrize("format_", ["float32", "float64", "bfloat16", "float16", "int8"])
+@pytest.mark.parametrize("format_", ["float32", "float64", "bfloat16", "float16", "uint8"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_values_are_read_in_the_dtype_of_the_step_and_stored_in_that_of_the_accumulator(
     format_, dtype
@@ -84,28 +87,47 @@ def test_values_are_read_in_the_dtype_of_the_step_and_stored_in_that_of_the_accu
         values = load(accumulator, dtype)
         assert values.dtype == dtype
         stored = store(values + 1, accumulator, fold_in(7, 3))
-        assert [x.dtype for x in jax.tree.leaves(stored)] == [
-            x.dtype for x in jax.tree.leaves(accumulator)
-        ]
+        assert stored.dtype == accumulator.dtype == format_
         np.testing.assert_array_equal(load(stored, dtype), np.ones(4096))
 
 
 def test_a_storage_dtype_is_one_of_numpys():
-    for accumulator_dtype in (None, "bfloat16", jnp.float32):
+    for accumulator_dtype in (None, "bfloat16", jnp.float32, jnp.uint8):
         assert isinstance(storage_dtype("float32", accumulator_dtype), np.dtype)
 
 
-@pytest.mark.parametrize(("old", "new"), [("bfloat16", "float32"), ("float32", "float16")])
+@pytest.mark.parametrize("old", ["float32", "bfloat16", "float16", "uint8"])
+@pytest.mark.parametrize("new", ["float32", "bfloat16", "float16", "uint8"])
 def test_a_converted_accumulator_has_the_dtype_of_the_new_one_and_a_scalar_goes_on_too(old, new):
     for shape in ((), (3,)):
-        old_accumulator = jnp.full(shape, 0.75, old)
+        old_accumulator = store(jnp.full(shape, 0.75), jnp.zeros(shape, old), None)
         converted = convert(old_accumulator, jnp.zeros(shape, new))
         assert converted.dtype == new
-        np.testing.assert_array_equal(converted, np.full(shape, 0.75))
-        assert convert(old_accumulator, jnp.zeros(shape, old)) is old_accumulator
+        np.testing.assert_array_equal(load(converted, jnp.float32), np.full(shape, 0.75))
+        assert (converted is old_accumulator) == (old == new)
 
 
-@pytest.mark.parametrize("accumulator", [None, "bfloat16", "int8"])
+@pytest.mark.parametrize(
+    ("accumulator", "gradient", "rounded"),
+    [
+        ("float32", "bfloat16", False),
+        ("float32", "float32", False),
+        ("float32", "float64", True),
+        ("float64", "float64", False),
+        ("bfloat16", "bfloat16", True),
+        ("float16", "float32", True),
+        ("uint8", "bfloat16", True),
+        ("uint8", "float32", True),
+        ("complex64", "complex64", False),
+        ("complex64", "complex128", True),
+    ],
+)
+def test_what_has_fewer_bits_than_the_arithmetic_is_rounded(accumulator, gradient, rounded):
+    with jax.enable_x64(True):
+        assert is_rounded(jnp.zeros(2, accumulator), jnp.zeros(2, gradient)) == rounded
+
+
+@pytest.mark.parametrize("accumulator", [None, "bfloat16", "uint8"])
 def test_no_two_accumulators_share_a_buffer(accumulator):
     state = scale_by_adadelta(accumulator_dtype=accumulator).init(jnp.ones(8192))
     leaves = jax.tree.leaves(state)
@@ -146,8 +168,9 @@ def losses_on_digits(accumulator_dtype, seed=0):
     return float(loss(params)), float(train(params))
 
 
-@pytest.mark.parametrize("accumulator_dtype", ["bfloat16", "int8"])
-def test_training_gets_as_far_as_with_float32(accumulator_dtype):
+# In 8 bits a number is known to a quarter, and u is by a few hundredths too large on average.
+@pytest.mark.parametrize(("accumulator_dtype", "rel"), [("bfloat16", 0.02), ("uint8", 0.05)])
+def test_training_gets_as_far_as_with_float32(accumulator_dtype, rel):
     first, last = losses_on_digits("float32")
     assert last < first / 100
-    assert losses_on_digits(accumulator_dtype)[1] == pytest.approx(last, rel=0.02)
+    assert losses_on_digits(accumulator_dtype)[1] == pytest.approx(last, rel=rel)

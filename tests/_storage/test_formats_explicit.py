@@ -1,4 +1,4 @@
-"""Blocks of 8 bits where shardings are part of the arrays' types."""
+"""Accumulators of every format where shardings are part of the arrays' types."""
 
 import jax
 import jax.numpy as jnp
@@ -7,17 +7,18 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from adadelta_jax import scale_by_adadelta
-from adadelta_jax._storage.float8 import block_maxima, shardings
 from adadelta_jax._storage.formats import load, store, zeros
+from adadelta_jax._storage.hash_bits import fold_in
 
 LAYOUTS = [
-    ((8, 1024), (None, ("a", "b"))),  # devices hold half a block
+    ((8, 1024), (None, ("a", "b"))),
     ((8, 1000), ("a", "b")),
-    ((16, 4, 64), ("a", None, None)),  # a block is the last two dimensions
-    ((16, 4, 64), ("a", "b", None)),
+    ((16, 4, 64), ("a", None, None)),
     ((16, 4, 64), (None, None, "b")),
+    ((24,), ("a",)),
 ]
 all_layouts = pytest.mark.parametrize(("shape", "spec"), LAYOUTS)
+all_formats = pytest.mark.parametrize("accumulator_dtype", [None, "bfloat16", "uint8"])
 
 
 def explicit(spec):
@@ -25,30 +26,35 @@ def explicit(spec):
     return NamedSharding(mesh, PartitionSpec(*spec))
 
 
-def draw(shape, dtype="float32"):
-    return jnp.asarray(np.random.default_rng(0).lognormal(size=shape), dtype)
+def draw(shape):
+    return jnp.asarray(np.random.default_rng(0).lognormal(size=shape), "float32")
 
 
 @all_layouts
-@pytest.mark.parametrize("dtype", ["float32", "int8"])
-def test_the_largest_of_each_block_is_found_and_stays_where_its_rows_are(shape, spec, dtype):
-    values = draw(shape, "float32" if dtype == "int8" else dtype)
-    if dtype == "int8":
-        values = store(values, zeros(values, "int8"), None)
-    expected, sharding = block_maxima(values), explicit(spec)
-    if dtype == "int8":
-        scale = explicit((*spec[: values.scale.ndim - 1],))
-        sharding = values._replace(codes=sharding, scale=scale)
-    with jax.set_mesh(explicit(spec).mesh):
-        largest = jax.jit(block_maxima)(jax.device_put(values, sharding))
-    np.testing.assert_array_equal(largest, expected)
-    rows = largest.ndim - 1
-    assert tuple(jax.typeof(largest).sharding.spec)[:rows] == spec[:rows]
+@all_formats
+@pytest.mark.parametrize("key", [None, fold_in(7, 3)])
+def test_what_is_stored_and_loaded_is_the_same_and_stays_where_it_is(
+    shape, spec, accumulator_dtype, key
+):
+    def round_trip(values):
+        stored = store(values, zeros(values, accumulator_dtype), key)
+        return stored, load(stored, jnp.float32)
+
+    values, sharding = draw(shape), explicit(spec)
+    expected = jax.jit(round_trip)(values)
+    with jax.set_mesh(sharding.mesh):
+        results = jax.jit(round_trip)(jax.device_put(values, sharding))
+    for actual, unsharded in zip(results, expected, strict=True):
+        np.testing.assert_array_equal(actual, unsharded)
+        assert tuple(jax.typeof(actual).sharding.spec) == spec
 
 
-@pytest.mark.parametrize(("shape", "spec"), LAYOUTS[:3])
-def test_a_step_gives_what_it_gives_on_one_device_and_stays_where_it_is(shape, spec):
-    optimizer = scale_by_adadelta(accumulator_dtype="int8")
+@all_layouts
+@all_formats
+def test_a_step_gives_what_it_gives_on_one_device_and_stays_where_it_is(
+    shape, spec, accumulator_dtype
+):
+    optimizer = scale_by_adadelta(accumulator_dtype=accumulator_dtype)
     step, grads, sharding = jax.jit(optimizer.update), draw(shape), explicit(spec)
     updates, state = step(grads, optimizer.init(grads))
     with jax.set_mesh(sharding.mesh):
@@ -59,17 +65,33 @@ def test_a_step_gives_what_it_gives_on_one_device_and_stays_where_it_is(shape, s
     assert new_updates.sharding.is_equivalent_to(sharding, grads.ndim)
     for name in ("square_avg", "acc_delta"):
         old, new = getattr(start, name), getattr(new_state, name)
-        np.testing.assert_array_equal(
-            load(new, jnp.float32), load(getattr(state, name), jnp.float32)
-        )
-        for before, after in zip(old, new, strict=True):
-            assert after.sharding.is_equivalent_to(before.sharding, before.ndim)
+        np.testing.assert_array_equal(new, getattr(state, name))
+        for each in (old, new):
+            assert each.sharding.is_equivalent_to(sharding, grads.ndim)
 
 
-def test_the_last_dimension_of_three_tells_whether_devices_hold_whole_blocks():
-    blocks = zeros(jnp.zeros((4, 8, 1024)), "int8")
-    whole, parts = (
-        shardings(blocks, explicit(spec)) for spec in ((None, None, "b"), (None, None, ("a", "b")))
-    )
-    assert tuple(whole.scale.spec) == (None, None, "b")
-    assert tuple(parts.scale.spec) == (None, None)
+@all_formats
+@pytest.mark.parametrize(
+    ("spec", "spec_of_state"),
+    [
+        ((None, None), ("a", "b")),  # as with ZeRO, which shards the accumulators alone further
+        (("a", None), ("a", "b")),
+        (("a", "b"), (None, "b")),
+        (("a", None), (None, "b")),
+    ],
+)
+def test_gradients_over_other_devices_than_the_state_stay_where_they_are(
+    spec, spec_of_state, accumulator_dtype
+):
+    optimizer = scale_by_adadelta(accumulator_dtype=accumulator_dtype)
+    step, grads = jax.jit(optimizer.update), draw((8, 1000))
+    expected = step(grads, optimizer.init(grads))
+    of_state, of_grads = explicit(spec_of_state), explicit(spec)
+    with jax.set_mesh(of_state.mesh):
+        state = optimizer.init(jax.device_put(grads, of_state))
+        updates, new_state = step(jax.device_put(grads, of_grads), state)
+    assert updates.sharding.is_equivalent_to(of_grads, 2)
+    np.testing.assert_allclose(updates, expected[0], rtol=1e-6)
+    for name in ("square_avg", "acc_delta"):
+        assert getattr(new_state, name).sharding.is_equivalent_to(of_state, 2)
+        np.testing.assert_array_equal(getattr(new_state, name), getattr(expected[1], name))

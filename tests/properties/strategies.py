@@ -15,19 +15,20 @@ from hypothesis import strategies
 from hypothesis.extra import numpy as numpy_strategies
 
 from adadelta_jax import scale_by_adadelta
-from adadelta_jax._storage import float8, formats
+from adadelta_jax._storage import formats
 
 TIMES = int(os.environ.get("ADADELTA_JAX_EXAMPLES", "1"))
 STEPS, COORDINATES = 12, 5
 
 # A parameter's dtype, and how its accumulators are stored.
 STORAGES = [
-    *(("float32", each) for each in (None, "float32", "float64", "bfloat16", "float16", "int8")),
+    *(("float32", each) for each in (None, "float32", "float64", "bfloat16", "float16", "uint8")),
     ("float16", None),
     ("float16", "float16"),
     ("bfloat16", None),
     ("bfloat16", "bfloat16"),
-    ("bfloat16", "int8"),
+    ("bfloat16", "uint8"),
+    ("float64", "uint8"),
     ("float64", None),
     ("float64", "float32"),
     ("complex64", None),
@@ -60,6 +61,13 @@ rhos = strategies.sampled_from([0.0, 0.5, 0.9, 0.95, 0.99, 0.999, 1 - 2.0**-24])
 ) | strategies.floats(0, 1, exclude_max=True, width=32, allow_subnormal=False)
 positive_epss = strategies.just(_float32(1e-6)) | strategies.floats(_float32(1e-30), 1, width=32)
 epss = positive_epss | strategies.just(0.0)
+SMALLEST_EPS = float(np.nextafter(np.float32(1e-9), np.float32(1)))  # of 8 bits
+epss_of_8_bits = strategies.just(_float32(1e-6)) | strategies.floats(SMALLEST_EPS, 1, width=32)
+
+
+def epss_for(storage):
+    """Every ε that goes with accumulators stored so."""
+    return epss_of_8_bits if storage[1] == "uint8" else epss
 
 
 def gradients(dtype="float32"):
@@ -99,8 +107,6 @@ class Run(NamedTuple):
     updates: np.ndarray
     square_avg: np.ndarray
     acc_delta: np.ndarray
-    square_avg_scale: np.ndarray  # of each number's 8-bit block, otherwise 1
-    acc_delta_scale: np.ndarray
 
     def before(self, name):
         """The accumulator of that name before each step."""
@@ -108,42 +114,49 @@ class Run(NamedTuple):
         return np.concatenate([np.zeros_like(after[:1]), after[:-1]])
 
 
-def run(grads, storage, rho, eps, first_acc_delta=0.0):
-    """One step for each row of `grads`, from a fresh state, in one scan."""
+def run(grads, storage, rho, eps, first_acc_delta=0.0, *, in_scan=False):
+    """One step for each row of `grads`, from a fresh state.
+
+    They are taken in turn: in a scan, XLA may compute the last of five coordinates by itself, with
+    a fused multiply-add in another place. A scan is for long runs.
+    """
     dtype, accumulator_dtype = storage
-    if accumulator_dtype == "int8":  # a parameter large enough to be stored in blocks
-        grads = np.tile(grads, float8.SMALLEST_IN_BLOCKS // COORDINATES + 1)
     with jax.enable_x64(needs_float64(storage)):
         grads = jnp.asarray(grads, dtype)
-        results = _scan(accumulator_dtype)(grads, rho, eps, first_acc_delta)
+        first, step, scan = _compiled(accumulator_dtype)
+        state = first(grads[0], first_acc_delta)
+        if in_scan:
+            results = scan(state, grads, rho, eps)
+        else:
+            rows = []
+            for grad in np.asarray(grads):
+                state, results = step(state, grad, rho, eps)
+                rows.append(results)
+            results = [np.stack(column) for column in zip(*rows, strict=True)]
         return Run(*map(_real_numbers, (grads, *results)))
 
 
 @functools.cache
-def _scan(accumulator_dtype):
+def _compiled(accumulator_dtype):
+    """A first state, a step, and a scan over steps."""
+
     @jax.jit
-    def scan(grads, rho, eps, first_acc_delta):
+    def first(params, first_acc_delta):
+        state = scale_by_adadelta(accumulator_dtype=accumulator_dtype).init(params)
+        acc_delta = formats.values(state.acc_delta) + first_acc_delta
+        return state._replace(acc_delta=formats.store(acc_delta, state.acc_delta, None))
+
+    @jax.jit
+    def step(state, grad, rho, eps):
         optimizer = scale_by_adadelta(rho, eps, accumulator_dtype=accumulator_dtype)
+        updates, state = optimizer.update(grad, state)
+        return state, (updates, *map(formats.values, (state.square_avg, state.acc_delta)))
 
-        def step(state, grad):
-            updates, state = optimizer.update(grad, state)
-            accumulators = (state.square_avg, state.acc_delta)
-            values = map(formats.values, accumulators)
-            return state, (updates, *values, *map(_scale_of_each, accumulators))
+    @jax.jit
+    def scan(state, grads, rho, eps):
+        return jax.lax.scan(lambda state, grad: step(state, grad, rho, eps), state, grads)[1]
 
-        state = optimizer.init(grads[0])
-        first = formats.values(state.acc_delta) + first_acc_delta
-        state = state._replace(acc_delta=formats.store(first, state.acc_delta, None))
-        return jax.lax.scan(step, state, grads)[1]
-
-    return scan
-
-
-def _scale_of_each(accumulator):
-    if not formats.is_accumulator(accumulator):
-        return jnp.ones_like(accumulator)
-    blocks = jnp.repeat(accumulator.scale, float8.BLOCK)
-    return blocks[: accumulator.codes.size]
+    return first, step, scan
 
 
 def _real_numbers(array):

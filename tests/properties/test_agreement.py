@@ -17,6 +17,7 @@ import pytest
 from hypothesis import strategies
 
 from adadelta_jax import adadelta, scale_by_adadelta
+from adadelta_jax._storage.formats import values
 from tests.properties.strategies import COORDINATES, STEPS, examples, gradients, trees
 
 FLOAT32_EPS = float(np.finfo(np.float32).eps)
@@ -31,6 +32,7 @@ PLAIN = {
 OTHERS = {
     "bfloat16": {"accumulator_dtype": "bfloat16"},
     "float16": {"accumulator_dtype": "float16"},
+    "uint8": {"accumulator_dtype": "uint8"},
     "coupled": {"weight_decay": 0.1},
     "decoupled": {"weight_decay": 0.1, "decoupled_weight_decay": True},
 }
@@ -74,7 +76,7 @@ def fresh(name, params=FIRST):
 
 
 def accumulators(carry):
-    return [optax.tree.get(carry[1], name) for name in ("square_avg", "acc_delta")]
+    return [values(optax.tree.get(carry[1], name)) for name in ("square_avg", "acc_delta")]
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -127,7 +129,7 @@ def scan_and_remember(name, carry, grads):
 @hypothesis.given(grads=gradients())
 @examples(15)
 def test_a_step_differs_by_at_most_four_units_in_the_last_place_of_what_it_adds_up(name, grads):
-    """Accumulators in 16 bits may also be rounded to the other neighbour."""
+    """Accumulators in 8 or 16 bits may also be rounded to the other neighbour."""
     found, made = scan_and_remember(name, fresh(name), grads)
     for i, row in enumerate(grads):
         carry, scanned = jax.tree.map(lambda x, i=i: x[i], (found, made))
@@ -152,7 +154,7 @@ def assert_almost_the_same_step(name, actual, expected, params, grads):
     update, difference = compared(actual[1], expected[1])
     assert (difference * left <= most * (update * summed + added_later * left) + TINY * left).all()
 
-    narrow = name if name in ("bfloat16", "float16") else None
+    narrow = name if name in ("bfloat16", "float16", "uint8") else None
     (v, of_v), (u, of_u) = map(compared, accumulators(actual[0]), accumulators(expected[0]))
     assert (of_v <= most * (v + summed**2) + spacing(v, narrow)).all()
     assert (of_u * left <= most * (u * left + update**2 * summed) + spacing(u, narrow) * left).all()
@@ -167,6 +169,8 @@ def compared(actual, expected):
 def spacing(x, narrow):
     if narrow is None:
         return TINY
+    if narrow == "uint8":  # four to an octave of the number plus the offset
+        return (x + 1.5 * 2.0**-33) / 4
     info = jnp.finfo(narrow)
     return np.maximum(x, float(info.smallest_normal)) * 2.0**-info.nmant + TINY
 
