@@ -34,8 +34,8 @@ def headlines(results: Path) -> str:
             "`python -m benchmarks.speed.step_time`",
         ],
         [
-            'bytes of state a parameter with `accumulator_dtype="uint8"`',
-            f"{min(narrow):.2f} to {max(narrow):.2f}",
+            'bytes of state per parameter with `accumulator_dtype="uint8"`',
+            f"{max(narrow):.2f}",
             "`python -m benchmarks.accumulators.compare`",
         ],
         [

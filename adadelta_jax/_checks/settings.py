@@ -32,11 +32,12 @@ def check_eps(eps: Any, smallest: float = 0.0) -> None:
     number = _number("eps", eps, "a number or a 0-d array")
     if number is not None:
         _check_not_negative("eps", number)
-        if np.float32(number) < np.float32(smallest):
+        # As float32, in which an injected 1e-9 is a little less.
+        if number < float(np.float32(smallest)):
             raise ValueError(
                 f"eps must be at least {smallest:g} with accumulators in uint8, got {number:g}"
             )
-        if number > LARGEST_EPS:
+        if number > float(np.float32(LARGEST_EPS)):
             raise ValueError(f"eps must be at most {LARGEST_EPS:g}, got {number:g}")
 
 

@@ -46,8 +46,11 @@ def check_dtype(what: str, dtype: Any) -> None:
         raise TypeError(f"{what} is {dtype}, which JAX does not have") from None
 
 
-def raise_if_any(summary: str, problems: Mapping[str, Iterable[Any]]) -> None:
-    """Raise a ValueError that lists all `problems`, unless there is none."""
+def raise_if_any(
+    summary: str, problems: Mapping[str, Iterable[Any]], advice: Mapping[str, str] | None = None
+) -> None:
+    """Raise a ValueError that lists all `problems`, with advice for some, unless there is none."""
     reasons = [f"{what} {', '.join(map(str, names))}" for what, names in problems.items() if names]
     if reasons:
-        raise ValueError(f"{summary}: {'; '.join(reasons)}")
+        hints = [f". {hint}" for what, hint in (advice or {}).items() if problems[what]]
+        raise ValueError(f"{summary}: {'; '.join(reasons)}{''.join(hints)}")

@@ -1,5 +1,6 @@
-"""The parameter groups of a torch optimizer: their settings, and which parameters each one has."""
+"""The parameter groups of a torch optimizer: which parameters each one has."""
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -10,36 +11,15 @@ import optax
 
 from adadelta_jax._checks.trees import path_name
 from adadelta_jax._core.optimizer import adadelta
-from adadelta_jax._core.transform import adadelta_states
 from adadelta_jax._groups import param_groups
 from adadelta_jax.torch_interop.checks import check_list, is_tensor, raise_if_any
 from adadelta_jax.torch_interop.layouts import LeafLayout
 from adadelta_jax.torch_interop.mapping import is_running_statistic
-from adadelta_jax.torch_interop.tensors import read_flag, read_number
+from adadelta_jax.torch_interop.prefixes import aligned
+from adadelta_jax.torch_interop.settings import SETTINGS, settings_of
 
-# The settings of a torch parameter group, and what `adadelta` calls them.
-SETTINGS = {
-    "lr": "learning_rate",
-    "rho": "rho",
-    "eps": "eps",
-    "weight_decay": "weight_decay",
-    "maximize": "maximize",
-}
-# What else a group may hold: how torch runs the step, and the notes of its schedulers.
-_NO_SETTINGS = (
-    *("params", "param_names", "foreach", "capturable", "differentiable"),
-    *("initial_lr", "max_lr", "min_lr", "swa_lr"),
-)
-_TORCH_DEFAULTS = {
-    "lr": 1.0,
-    "rho": 0.9,
-    "eps": 1e-6,
-    "weight_decay": 0,
-    "maximize": False,
-    "foreach": None,
-    "capturable": False,
-    "differentiable": False,
-}
+# What else a group of torch holds. It may have notes of its user and of schedulers as well.
+_OTHER_KEYS = ("params", "param_names", "foreach", "capturable", "differentiable")
 
 
 def check_groups(groups: Any) -> None:
@@ -61,8 +41,8 @@ def check_groups(groups: Any) -> None:
             raise ValueError(
                 f"param_groups[{index}] has {len(ids)} params, but {len(names)} param_names"
             )
-    ids = [id_ for group in groups for id_ in group["params"] if isinstance(id_, int | str)]
-    repeated = [str(id_) for id_, count in Counter(ids).items() if count > 1]
+    ids = [str(id_) for group in groups for id_ in group["params"] if isinstance(id_, int | str)]
+    repeated = [id_ for id_, count in Counter(ids).items() if count > 1]
     if repeated:
         raise ValueError(f"param_groups have {', '.join(repeated)} more than once")
     named = ["param_names" in group for group in groups]
@@ -82,13 +62,12 @@ def check_groups_of_adadelta(groups: Any) -> None:
     """Raise unless the groups are those that a saved `torch.optim.Adadelta` has."""
     check_groups(groups)
     for index, group in enumerate(groups):
+        # Old checkpoints have no `maximize`.
+        lacking = [key for key in SETTINGS if key not in (*group, "maximize")]
+        others = [key for key in group if lacking and key not in (*SETTINGS, *_OTHER_KEYS)]
         raise_if_any(
             f"param_groups[{index}] is not of torch.optim.Adadelta",
-            {
-                # Old checkpoints have no `maximize`.
-                "it lacks": [key for key in SETTINGS if key not in (*group, "maximize")],
-                "it has": [key for key in group if key not in (*SETTINGS, *_NO_SETTINGS)],
-            },
+            {"it lacks": lacking, "it has": others},
         )
 
 
@@ -99,7 +78,7 @@ def names_in_groups(
     frozen: Collection[str],
 ) -> list[list[str]]:
     """The torch names in each group; raise unless each one that is not frozen is in one group."""
-    names = _names_in_groups(groups, layouts, frozen)
+    names = _names_in_groups(groups, mapping, layouts, frozen)
     uses = Counter(name for in_group in names for name in in_group)
     problems = {
         "mapping lacks": [name for name in (*uses, *frozen) if name not in mapping],
@@ -113,27 +92,75 @@ def names_in_groups(
 
 
 def _names_in_groups(
-    groups: Sequence[Mapping[str, Any]], layouts: Collection[str], frozen: Collection[str]
+    groups: Sequence[Mapping[str, Any]],
+    mapping: Collection[str],
+    layouts: Collection[str],
+    frozen: Collection[str],
 ) -> list[list[str]]:
-    """The names that the groups hold, or else those of `layouts` in order."""
+    """The names that the groups hold, or else those of `mapping` in order."""
     ids = [list(group["params"]) for group in groups]
     if all("param_names" in group for group in groups):
-        return [list(group["param_names"]) for group in groups]
+        ids = [list(group["param_names"]) for group in groups]
     if all(isinstance(id_, str) for in_group in ids for id_ in in_group):
-        return ids
+        known = aligned([id_ for in_group in ids for id_ in in_group], mapping)
+        return [[known[id_] for id_ in in_group] for in_group in ids]
     count = sum(map(len, ids))
-    in_order = [name for name in layouts if not is_running_statistic(name)]
+    in_order = [name for name in mapping if not is_running_statistic(name)]
     # The torch optimizer may have frozen parameters too, or have been made without them.
-    names = in_order if count == len(in_order) else [n for n in in_order if n not in frozen]
+    possible = [
+        [name for name in in_order if name in layouts or name in frozen],
+        [name for name in in_order if name in layouts],
+        [name for name in in_order if name in layouts and name not in frozen],
+    ]
+    names = next((each for each in possible if len(each) == count), possible[-1])
     if count != len(names):
-        uncovered = f" (none are left for {', '.join(names[count:])})" if names[count:] else ""
+        left_out = [name for name in in_order if name not in layouts and name not in frozen]
         raise ValueError(
             f"the torch optimizer has {count} parameters, but mapping names {len(names)} that are "
-            f"not frozen{uncovered}: name those that it does not train in frozen, or give every "
-            "group its param_names"
+            f"not frozen{_why_not_as_many(names, left_out, count)}, or give every group its "
+            "param_names"
         )
     remaining = iter(names)
     return [[next(remaining) for _ in in_group] for in_group in ids]
+
+
+def _why_not_as_many(names: Sequence[str], left_out: Sequence[str], count: int) -> str:
+    """Which parameters a torch optimizer of `count` lacks or has beyond `names`, and what to do."""
+    in_doubt = ", ".join(left_out)
+    if len(names) < count <= len(names) + len(left_out):
+        more = count - len(names)
+        trains = in_doubt if more == len(left_out) else f"{more} of {in_doubt}"
+        return (
+            f". torch trains {trains}, which mapping maps to None: give what it trains a leaf, "
+            "name in frozen what is to stay behind"
+        )
+    uncovered = f" (none are left for {', '.join(names[count:])})" if names[count:] else ""
+    return f"{uncovered}: name those that it does not train in frozen"
+
+
+def check_trained_names(
+    names: Sequence[Sequence[str]],
+    layouts: Collection[str],
+    frozen: Collection[str],
+    entries: Collection[str],
+) -> None:
+    """Raise if torch trains what has no leaf; warn of what it does not train, but has one."""
+    has_steps = bool(entries)
+    in_groups = [name for in_group in names for name in in_group if name not in frozen]
+    lost = [n for n in in_groups if n not in layouts and (n in entries or not has_steps)]
+    if lost:
+        raise ValueError(
+            f"the torch optimizer trains {', '.join(lost)}, which mapping maps to None: give them "
+            "a leaf, or name them in frozen to leave their state behind"
+        )
+    untrained = [n for n in in_groups if n in layouts and n not in entries]
+    if untrained and has_steps:
+        warnings.warn(
+            f"{', '.join(untrained)}: without state in the torch optimizer, so that they have had "
+            "no gradient there. They start from zero, and will be trained here. Name in frozen "
+            "those that torch does not train",
+            stacklevel=3,
+        )
 
 
 def optimizer_of(
@@ -141,9 +168,12 @@ def optimizer_of(
     names: Sequence[Sequence[str]],
     layouts: Mapping[str, LeafLayout],
     frozen: Collection[str],
+    schedules: Sequence[optax.Schedule] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """`adadelta` with the settings of one group, or `param_groups` with those of several."""
     settings = {str(index): settings_of(index, group) for index, group in enumerate(groups)}
+    for index, schedule in enumerate(schedules or ()):
+        settings[str(index)]["learning_rate"] = schedule
     label_of = {name: str(index) for index, in_group in enumerate(names) for name in in_group}
     labels = {
         layout.path: "frozen" if name in frozen else label_of[name]
@@ -167,50 +197,14 @@ def _labelling(labels: Mapping[str, str]) -> Callable[[Any], Any]:
     return lambda tree: jax.tree.map_with_path(label, tree, is_leaf=lambda node: node is None)
 
 
-def settings_of(index: int, group: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `adadelta` for a group; raise unless `adadelta` takes them."""
-    where = f"param_groups[{index}]"
-    settings: dict[str, Any] = {
-        argument: read_number(f"{where}: {key}", group[key])
-        for key, argument in SETTINGS.items()
-        if key != "maximize"
-    }
-    settings["maximize"] = read_flag(f"{where}: maximize", group.get("maximize", False))
-    try:
-        adadelta(**settings)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    return settings
-
-
 def groups_for_torch(
-    given: Sequence[Mapping[str, Any]] | None, layouts: Collection[str], opt_state: optax.OptState
+    given: Sequence[Mapping[str, Any]] | None, layouts: Collection[str]
 ) -> list[dict[str, Any]]:
-    """The groups to return to, with all settings; by default one group of all parameters."""
+    """The groups to return to, as given; by default one group of all parameters."""
     groups = [{}] if given is None else given
     check_list("param_groups", groups, Mapping, "a list of dicts")
     if len(groups) == 1 and "params" not in groups[0]:
         names = [name for name in layouts if not is_running_statistic(name)]
         groups = [{**groups[0], "params": names, "param_names": names}]
     check_groups(groups)
-    known = _TORCH_DEFAULTS | _injected_settings(opt_state)
-    groups = [{**known, **group} for group in groups]
-    for index, group in enumerate(groups):
-        settings_of(index, group)
-    return groups
-
-
-def _injected_settings(opt_state: optax.OptState) -> dict[str, float]:
-    """The settings of Adadelta that `optax.inject_hyperparams` keeps in a state, if it does."""
-    types = (optax.InjectHyperparamsState, optax.InjectStatefulHyperparamsState)
-    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, types))
-    # Another transformation of a chain may have injected settings of its own.
-    injected = [
-        node for node in nodes if isinstance(node, types) and adadelta_states(node.inner_state)
-    ]
-    hyperparams = injected[0].hyperparams if len(injected) == 1 else {}
-    return {
-        key: read_number(f"{name} of opt_state", hyperparams[name])
-        for key, name in SETTINGS.items()
-        if name in hyperparams
-    }
+    return [dict(group) for group in groups]

@@ -19,6 +19,11 @@ def read_tensor(what: str, value: Any) -> np.ndarray:
     """A torch tensor or an array as a NumPy array, bit for bit."""
     if not hasattr(value, "dtype") or isinstance(value, (type, jax.ShapeDtypeStruct)):
         raise TypeError(f"{what} must be a tensor or an array, got {type(value).__name__}")
+    if hasattr(value, "full_tensor"):
+        name = what.partition(" of ")[0]
+        raise TypeError(
+            f"{what} is a DTensor, of which each process has a part: pass {name}.full_tensor()"
+        )
     # Always a copy: torch writes in place, and would change a JAX array that shared its memory.
     try:
         if not is_tensor(value):
@@ -69,6 +74,31 @@ def _item(what: str, value: Any) -> Any:
     array = read_tensor(what, value)
     # NumPy would turn a time into an integer.
     return array.item() if array.size == 1 and array.dtype.kind not in "mM" else array
+
+
+def is_buffer(value: Any) -> bool:
+    """Whether `value` is a tensor or an array of a dtype that is never trained."""
+    return _dtype_name(value).startswith(("int", "uint", "bool"))
+
+
+def is_same_tensor(one: Any, other: Any) -> bool:
+    """Whether two tensors of a state_dict are tied: one memory, or one content if not of torch."""
+    kinds = [(_dtype_name(tensor), tuple(getattr(tensor, "shape", ()))) for tensor in (one, other)]
+    if not kinds[0][0] or kinds[0] != kinds[1]:
+        return False
+    try:
+        if is_tensor(one) and is_tensor(other):
+            return one.data_ptr() == other.data_ptr() != 0 and one.stride() == other.stride()
+        first, second = read_tensor("", one), read_tensor("", other)
+    except (TypeError, RuntimeError):
+        return False  # a sparse tensor, say, has no memory of this kind
+    # Two arrays of zeros are alike without being tied.
+    return first.tobytes() == second.tobytes() and bool((first != first.ravel()[:1]).any())
+
+
+def _dtype_name(value: Any) -> str:
+    """The name of a dtype, "" without one."""
+    return str(getattr(value, "dtype", "")).removeprefix("torch.")
 
 
 def read_leaf(what: str, value: Any, layout: LeafLayout, leaf: Any) -> jax.Array:

@@ -1,12 +1,20 @@
 """The weights of a torch module as a pytree of parameters, and back."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from adadelta_jax.torch_interop.checkpoint_files import check_is_not_around
 from adadelta_jax.torch_interop.checks import check_dict, check_torch_names, raise_if_any
 from adadelta_jax.torch_interop.layouts import LeafLayout
 from adadelta_jax.torch_interop.mapping import is_running_statistic, layouts_and_leaves, tree_of
-from adadelta_jax.torch_interop.tensors import read_leaf, warn_of_nan, write_leaf
+from adadelta_jax.torch_interop.prefixes import aligned
+from adadelta_jax.torch_interop.tensors import (
+    is_buffer,
+    is_same_tensor,
+    read_leaf,
+    warn_of_nan,
+    write_leaf,
+)
 
 
 def params_from_torch(
@@ -18,7 +26,9 @@ def params_from_torch(
 
     Args:
         model_state_dict: ``model.state_dict()``, or the same names with NumPy arrays. The mapping
-            must name all its tensors, except running statistics.
+            must name all its tensors. Not needed are running statistics, tensors of integers and
+            booleans, and a second name of a tied weight. What is around all names of one side
+            (``module.``, ``_orig_mod.``, ``model.``) is left out.
         params: The pytree to fill. Only shapes and shardings of its leaves count, so that
             `jax.ShapeDtypeStruct` will do.
         mapping: The leaf of each tensor: from
@@ -34,8 +44,9 @@ def params_from_torch(
 
     Raises:
         ValueError: If a tensor is missing, superfluous or of the wrong shape, if ``mapping`` does
-            not give every leaf a tensor, or if JAX cannot hold a dtype (float64 without
-            ``jax_enable_x64``).
+            not give every leaf a tensor, if JAX cannot hold a dtype (float64 without
+            ``jax_enable_x64``), or if ``model_state_dict`` is a whole checkpoint, in which the
+            model has a key.
         TypeError: If an argument or a tensor has the wrong type, or if a tensor is of another kind
             than its leaf (an integer, say).
 
@@ -54,15 +65,24 @@ def params_from_torch(
     <https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html>).
     """
     layouts, leaves = layouts_and_leaves(mapping, params)
+    check_is_not_around("model_state_dict", model_state_dict, lambda each: _holds(each, layouts))
     check_dict("model_state_dict", model_state_dict, "a dict, as model.state_dict() gives")
     check_torch_names("model_state_dict", model_state_dict)
-    extra = [n for n in model_state_dict if n not in mapping and not is_running_statistic(n)]
+    names = aligned(model_state_dict, mapping)
+    model_state_dict = {names[name]: tensor for name, tensor in model_state_dict.items()}
+    named = [tensor for name, tensor in model_state_dict.items() if name in mapping]
     raise_if_any(
         "the model's state_dict and mapping do not match",
         {
             "the state_dict lacks": [name for name in layouts if name not in model_state_dict],
-            "mapping lacks": extra,
+            "mapping lacks": [
+                name
+                for name, tensor in model_state_dict.items()
+                if not (name in mapping or is_running_statistic(name) or is_buffer(tensor))
+                and not any(is_same_tensor(tensor, other) for other in named)
+            ],
         },
+        {"mapping lacks": "Map a tensor to None if it is a buffer, or has another name too"},
     )
     arrays = {
         name: read_leaf(name, model_state_dict[name], layout, leaves[layout.path])
@@ -70,6 +90,12 @@ def params_from_torch(
     }
     warn_of_nan(arrays)
     return tree_of(arrays, layouts, params)
+
+
+def _holds(value: Any, names: Collection[str]) -> bool:
+    """Whether a dict has a tensor of one of the names."""
+    # The state of an optimizer may have the same names, but no tensors under them.
+    return isinstance(value, Mapping) and any(hasattr(value.get(n), "dtype") for n in names)
 
 
 def params_to_torch(params: Any, mapping: Mapping[str, LeafLayout | str | None]) -> dict[str, Any]:

@@ -24,10 +24,12 @@ ORDER = [
     *("_core/rule", "_core/in_place", "_core/transform", "_core/optimizer"),
     *("_groups", "_carry_over", "_hooks", "sharding", "diagnostics"),
     *("torch_interop/checks", "torch_interop/parts", "torch_interop/layouts"),
-    *("torch_interop/tensors", "torch_interop/mapping", "torch_interop/prefixes"),
+    *("torch_interop/tensors", "torch_interop/checkpoint_files"),
+    *("torch_interop/mapping", "torch_interop/prefixes"),
     *("torch_interop/kinds", "torch_interop/source", "torch_interop/pairing"),
     *("torch_interop/names", "torch_interop/weights"),
-    *("torch_interop/groups", "torch_interop/state", "torch_interop/optimizer"),
+    *("torch_interop/settings", "torch_interop/groups", "torch_interop/state"),
+    *("torch_interop/schedules", "torch_interop/optimizer"),
     *("torch_interop/__init__", "__init__"),
 ]
 

@@ -2,7 +2,12 @@
 
 import pytest
 
-from adadelta_jax.torch_interop import match_flax_params
+from adadelta_jax.torch_interop import (
+    match_flax_params,
+    optimizer_from_torch,
+    optimizer_to_torch,
+    params_from_torch,
+)
 from adadelta_jax.torch_interop.prefixes import aligned
 from tests.torch_interop.test_names import paths, tree
 
@@ -59,6 +64,32 @@ def test_names_that_a_mapping_lacks_stay_as_they_are():
         "a.weight": "a.weight",
         "b.weight": "b.weight",
     }
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("saved", ["module.", "_orig_mod.", ""])
+@pytest.mark.parametrize("mapped", ["module.", "model.", ""])
+def test_a_run_moves_there_and_back_whatever_is_around_its_names(saved, mapped):
+    import torch
+
+    model = torch.nn.Linear(2, 3)
+    named = [(saved + name, param) for name, param in model.named_parameters()]
+    torch_optimizer = torch.optim.Adadelta(named)
+    model(torch.ones(1, 2)).sum().backward()
+    torch_optimizer.step()
+    params = tree(kernel=(2, 3), bias=(3,))
+    mapping = match_flax_params(
+        {mapped + name: param for name, param in model.named_parameters()}, params
+    )
+    weights = {saved + name: tensor for name, tensor in model.state_dict().items()}
+    params = params_from_torch(weights, params, mapping)
+    checkpoint = torch_optimizer.state_dict()
+    _, state = optimizer_from_torch(checkpoint, params, mapping)
+    back = optimizer_to_torch(state, params, mapping, checkpoint["param_groups"])
+    assert back["param_groups"][0]["param_names"] == [saved + "weight", saved + "bias"]
+    for index, entry in checkpoint["state"].items():
+        for key in ("square_avg", "acc_delta"):
+            assert torch.equal(back["state"][index][key], entry[key])
 
 
 @pytest.mark.torch

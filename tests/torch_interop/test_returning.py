@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from adadelta_jax import adadelta, param_groups, scale_by_adadelta
-from adadelta_jax.torch_interop import optimizer_to_torch
+from adadelta_jax.torch_interop import LeafLayout, optimizer_to_torch
 from tests.refusals import (
     MAPPING,
     PARAMS,
@@ -148,7 +149,75 @@ def test_injected_settings_go_back(optimizer):
     assert group["weight_decay"] == 0.25
 
 
+def test_injected_settings_win_over_those_of_a_given_group():
+    state = stepped(INJECTED)
+    state.hyperparams["learning_rate"] = jnp.float32(0.1)  # as a user changes it
+    given = [{"lr": 0.5, "rho": 0.9, "eps": 1e-6, "maximize": True, "name": "all"}]
+    (group,) = to_torch(state, given)["param_groups"]
+    assert (group["lr"], group["rho"], group["eps"]) == (np.float32(0.1), 0.75, 2.0**-10)
+    assert (group["weight_decay"], group["maximize"], group["name"]) == (0.25, True, "all")
+
+
+def test_an_injected_setting_that_is_as_it_was_given_comes_back_unrounded():
+    (group,) = to_torch(stepped(injected(learning_rate=0.1)), [{"lr": 0.1}])["param_groups"]
+    assert group["lr"] == 0.1
+
+
+LABELS = {"dense": {"kernel": "0", "bias": "1"}}
+GROUPS = [{"params": [0], "lr": 0.5}, {"params": [1], "lr": 0.5}]
+
+
+def test_each_group_gets_the_injected_settings_of_its_parameters():
+    transforms = {"0": injected(learning_rate=0.25), "1": injected(learning_rate=0.125)}
+    state = stepped(optax.partition(transforms, LABELS))
+    assert [g["lr"] for g in to_torch(state, GROUPS)["param_groups"]] == [0.25, 0.125]
+    state = stepped(optax.partition(transforms | {"1": adadelta()}, LABELS))
+    assert [g["lr"] for g in to_torch(state, GROUPS)["param_groups"]] == [0.25, 0.5]
+
+
+def test_an_nnx_optimizer_gives_its_injected_settings_back():
+    model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, injected(learning_rate=0.25), wrt=nnx.Param)
+    mapping = {"fc.weight": LeafLayout("kernel", axes=(1, 0)), "fc.bias": "bias"}
+    params = nnx.state(model, nnx.Param)
+    back = optimizer_to_torch(optimizer.opt_state, params, mapping, [{"lr": 0.5}])
+    assert back["param_groups"][0]["lr"] == 0.25
+
+
+@pytest.mark.parametrize("optimizer", [adadelta(), INJECTED], ids=["plain", "injected"])
+def test_a_schedule_as_the_rate_of_a_group_is_its_value_for_the_next_step(optimizer):
+    schedule = optax.exponential_decay(0.3, transition_steps=1, decay_rate=0.9)
+    groups = [{"lr": schedule, "rho": 0.75}]
+    (group,) = to_torch(stepped(optimizer), groups)["param_groups"]
+    np.testing.assert_allclose(group["lr"], 0.3 * 0.9**2, rtol=1e-7)
+    assert type(group["lr"]) is float
+    state = TWO_GROUPS.init(PARAMS)
+    groups = [GROUPS[0], GROUPS[1] | {"lr": lambda count: 1 / (count + 1)}]
+    assert [g["lr"] for g in to_torch(state, groups)["param_groups"]] == [0.5, 1.0]
+
+
 REFUSALS = {
+    "several injected settings for one group": (
+        lambda: to_torch(
+            optax.partition(
+                {"0": injected(learning_rate=0.25), "1": injected(learning_rate=0.5)}, LABELS
+            ).init(PARAMS),
+            [{}],
+        ),
+        ValueError,
+        "param_groups[0] has one lr, but opt_state holds 0.25 and 0.5 for its parameters: "
+        "put fc.bias into another group",
+    ),
+    "a schedule that gives no number": (
+        lambda: to_torch(STATE, [{"lr": lambda count: "fast"}]),
+        TypeError,
+        "param_groups[0]: lr(count) must be a number, got 'fast'",
+    ),
+    "a schedule that gives a rate below zero": (
+        lambda: to_torch(STATE, [{"lr": lambda count: count - 1.0}]),
+        ValueError,
+        "param_groups[0]: learning_rate must be >= 0, got -1",
+    ),
     "no state": (
         lambda: to_torch(None),
         ValueError,

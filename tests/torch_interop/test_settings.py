@@ -126,7 +126,8 @@ def test_a_group_with_a_scheduler_continues_at_the_rate_that_it_has_reached():
     scheduler.step()
     assert optimizer.param_groups[0]["lr"] == 0.4
     assert "initial_lr" in optimizer.param_groups[0]
-    assert_continues_alike(parameters, optimizer)
+    with pytest.warns(UserWarning, match=r"that of the checkpoint, 0\.4\."):
+        assert_continues_alike(parameters, optimizer)
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -196,7 +197,8 @@ def test_a_parameter_without_state_starts_from_zero():
     optim_state = optimizer.state_dict()
     assert 1 not in optim_state["state"]
     params = as_params(parameters)
-    here, opt_state = optimizer_from_torch(optim_state, params, MAPPING)
+    with pytest.warns(UserWarning, match="^second: without state"):
+        here, opt_state = optimizer_from_torch(optim_state, params, MAPPING)
     assert optimizer_to_torch(opt_state, params, MAPPING)["state"].keys() == {0, 2}
     grads = gradients(4, seed=1)
     params, opt_state = step_here(here, opt_state, params, grads)

@@ -47,7 +47,9 @@ def test_a_parameter_without_state_starts_from_zero(entry):
     del optim_state["state"][1]
     if entry is not None:
         optim_state["state"][1] = entry
-    square_avg = optax.tree.get(state_of(optim_state), "square_avg")["dense"]
+    with pytest.warns(UserWarning, match=r"^fc\.bias: without state"):
+        opt_state = state_of(optim_state)
+    square_avg = optax.tree.get(opt_state, "square_avg")["dense"]
     np.testing.assert_array_equal(square_avg["kernel"], np.ones((3, 2)))
     np.testing.assert_array_equal(square_avg["bias"], np.zeros(2))
 

@@ -104,7 +104,8 @@ REFUSALS = {
     "tensors too many": (
         load(WEIGHTS | {"head.weight": np.ones(1), "head.bias": np.ones(1)}),
         ValueError,
-        f"{UNMATCHED} mapping lacks head.weight, head.bias",
+        f"{UNMATCHED} mapping lacks head.weight, head.bias. "
+        "Map a tensor to None if it is a buffer, or has another name too",
     ),
     "the layout of Flax": (
         load(WEIGHTS | {"fc.weight": np.ones((3, 2), "f")}),
