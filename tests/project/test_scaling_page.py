@@ -78,7 +78,6 @@ def test_the_reported_bytes_are_those_of_the_published_models():
         for name, bytes_each in (("float32", 4), ("bfloat16", 2), ("uint8", 1)):
             expected = 2 * bytes_each * count / split_state + 4
             assert row[f"state_bytes_{name}"] == pytest.approx(expected, rel=1e-12)
-        assert 2 * count / split_state < row["state_bytes_int8"] < 0.7 * expected
 
 
 def test_a_vocabulary_that_the_devices_divide_lets_zero_split_the_embedding():
