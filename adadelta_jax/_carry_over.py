@@ -109,7 +109,7 @@ def carry_over_state(
     for names in new.keys() & old.keys():
         if pad:
             old[names] = tuple(map(_pad, old[names], new[names]))
-        if accumulators_fit("/".join(names), *(old[names], new[names])):
+        if accumulators_fit("/".join(names), old[names], new[names]):
             kept[names] = tuple(map(convert, old[names], new[names]))
     step = jnp.stack([_count(state) for state in old_states]).max()
 

@@ -22,15 +22,13 @@ LEAF_NAMES = {
 }
 _INPUTS_FIRST = ("kernel", "w")  # the weights that are (inputs, outputs), channels last
 
-# The classes of live torch modules, by the beginning of their names.
+# The classes of live torch modules, by their whole names: a user's class may be called otherwise
+# than what it derives from.
 _CLASSES = {
     "Conv1D": UNTRANSPOSED,  # of Hugging Face
-    "ConvTranspose": CONV_TRANSPOSE,
-    "LazyConvTranspose": CONV_TRANSPOSE,
-    "Conv": CONV,
-    "LazyConv": CONV,
-    "Linear": LINEAR,
-    "LazyLinear": LINEAR,
+    "(Lazy)?ConvTranspose[123]d": CONV_TRANSPOSE,
+    "(Lazy)?Conv[123]d": CONV,
+    "(Lazy)?Linear": LINEAR,
 }
 
 
@@ -64,8 +62,8 @@ def layouts_by_kind(
 def kind_of_class(module: Any) -> str | None:
     """The kind of layer that a live torch module is, by the name of its class or of a base."""
     for cls in type(module).__mro__:
-        for beginning, kind in _CLASSES.items():
-            if cls.__name__.startswith(beginning):
+        for pattern, kind in _CLASSES.items():
+            if re.fullmatch(pattern, cls.__name__):
                 return kind
     return None
 

@@ -23,7 +23,7 @@ ORDER = [
     *("_checks/groups", "_checks/shardings"),
     *("_core/rule", "_core/in_place", "_core/transform", "_core/optimizer"),
     *("_groups", "_carry_over", "_hooks", "sharding", "diagnostics"),
-    *("torch_interop/checks", "torch_interop/parts", "torch_interop/layouts"),
+    *("torch_interop/checks", "torch_interop/layouts"),
     *("torch_interop/tensors", "torch_interop/checkpoint_files"),
     *("torch_interop/mapping", "torch_interop/prefixes"),
     *("torch_interop/kinds", "torch_interop/source", "torch_interop/pairing"),

@@ -193,7 +193,8 @@ def test_a_second_name_of_a_tied_weight_and_buffers_of_integers_need_no_place(re
 def test_a_tied_weight_is_told_after_a_file_too(tmp_path):
     torch.save(Tied().state_dict(), tmp_path / "model.pt")
     weights = torch.load(tmp_path / "model.pt", weights_only=True)
-    params_from_torch(weights, {"embedding": jnp.zeros((4, 3))}, TIED)
+    params = params_from_torch(weights, {"embedding": jnp.zeros((4, 3))}, TIED)
+    np.testing.assert_array_equal(params["embedding"], weights["head.weight"])
 
 
 def tied_but(change):
@@ -339,7 +340,8 @@ def test_another_form_is_refused_with_what_to_pass(call, error, message):
 
 
 def test_an_array_of_the_bits_of_a_tensor_is_tied_to_it():
-    tied_but(lambda tensor: tensor.numpy().copy())()
+    params = tied_but(lambda tensor: tensor.numpy().copy())()
+    assert params["embedding"].shape == (4, 3)
 
 
 def test_a_dict_that_holds_itself_is_refused():

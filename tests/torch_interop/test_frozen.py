@@ -132,7 +132,9 @@ def test_what_torch_trains_may_stay_behind_if_it_is_named_in_frozen(named):
 def test_what_is_left_out_and_has_no_state_in_torch_stays_behind():
     optim_state = with_names(optim_state_dict())
     del optim_state["state"][1]
-    optimizer_from_torch(optim_state, NO_BIAS, WITHOUT_BIAS)
+    _, opt_state = optimizer_from_torch(optim_state, NO_BIAS, WITHOUT_BIAS)
+    back = optimizer_to_torch(opt_state, NO_BIAS, WITHOUT_BIAS, optim_state["param_groups"])
+    assert back["state"].keys() == {0}
 
 
 def load(optim_state, mapping=WITHOUT_BIAS):

@@ -143,7 +143,7 @@ def test_a_flattened_layer_that_reads_no_channels_is_refused():
 
 
 def test_a_transformer_and_a_pooled_network_are_not_warned_of():
-    match_flax_params(
+    mapping = match_flax_params(
         {
             "embed.weight": (100, 8),
             "norm1.weight": (8,),
@@ -163,6 +163,7 @@ def test_a_transformer_and_a_pooled_network_are_not_warned_of():
             head__kernel=(16, 10),
         ),
     )
+    assert [mapping[f"{name}.weight"].axes for name in ("mlp.fc1", "head")] == [(1, 0), (1, 0)]
 
 
 @pytest.mark.torch
@@ -178,6 +179,18 @@ def test_a_live_module_knows_a_square_transposed_convolution(transposed):
     expected = layer(torch.from_numpy(IMAGES).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     outputs = module.apply({"params": params["up"]}, IMAGES)
     np.testing.assert_allclose(outputs, expected.detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.torch
+def test_a_class_of_the_users_is_of_the_kind_that_it_derives_from():
+    import torch
+
+    class ConvUp(torch.nn.ConvTranspose2d):
+        pass
+
+    model = torch.nn.ModuleDict({"up": ConvUp(4, 4, 3, bias=False)})
+    mapping = match_flax_params(model, tree(up__kernel=(3, 3, 4, 4)))
+    assert mapping["up.weight"] == LeafLayout("up/kernel", (2, 3, 0, 1), (0, 1))
 
 
 @pytest.mark.torch
