@@ -168,6 +168,9 @@ def with_flattened(
             channels = shape[0]
         if len(shape) != 2 or leaf not in ("kernel", "w"):
             continue
+        if isinstance(sides.by_hand.get(name), LeafLayout):  # is taken as it is
+            channels = 0
+            continue
         has_several = 0 < channels < shape[1] and shape[1] % channels == 0
         if listed is not None and module in listed:
             if has_several:
@@ -177,7 +180,7 @@ def with_flattened(
                     f"{name} {shape} is listed in flattened, but there are {channels} channels "
                     "before it"
                 )
-        elif has_several and listed is None and name not in sides.by_hand:
+        elif has_several and listed is None:
             possible.append(_may_be_flattened(name, shape, channels, layout))
         channels = 0
     return result, impossible, possible

@@ -137,6 +137,16 @@ def test_a_choice_of_flattened_layers_is_not_warned_of():
     assert mapping["fc1.weight"] == by_hand["fc1.weight"]
 
 
+def test_a_path_given_by_hand_is_warned_of_and_a_layout_is_taken_as_it_is():
+    with pytest.warns(UserWarning, match="pass flattened="):
+        match_flax_params(CLASSIC, CLASSIC_PARAMS, pairs={"fc1.weight": "fc1/kernel"})
+    by_hand = LeafLayout("fc1/kernel", (1, 0))
+    mapping = match_flax_params(
+        CLASSIC, CLASSIC_PARAMS, pairs={"fc1.weight": by_hand}, flattened=["fc1"]
+    )
+    assert mapping["fc1.weight"] == by_hand
+
+
 def test_a_flattened_layer_that_reads_no_channels_is_refused():
     with pytest.raises(ValueError, match=r"fc2\.weight .* listed in flattened, but there are 0"):
         match_flax_params(CLASSIC, CLASSIC_PARAMS, flattened=["fc1", "fc2"])
