@@ -12,8 +12,8 @@ import optax
 from adadelta_jax._checks.trees import path_name
 from adadelta_jax._core.optimizer import adadelta
 from adadelta_jax._groups import param_groups
+from adadelta_jax.torch_interop.assembly import Layouts, layouts_by_path
 from adadelta_jax.torch_interop.checks import check_list, is_tensor, raise_if_any
-from adadelta_jax.torch_interop.layouts import LeafLayout
 from adadelta_jax.torch_interop.mapping import is_running_statistic
 from adadelta_jax.torch_interop.prefixes import aligned
 from adadelta_jax.torch_interop.settings import SETTINGS, settings_of
@@ -166,7 +166,7 @@ def check_trained_names(
 def optimizer_of(
     groups: Sequence[Mapping[str, Any]],
     names: Sequence[Sequence[str]],
-    layouts: Mapping[str, LeafLayout],
+    layouts: Layouts,
     frozen: Collection[str],
     schedules: Sequence[optax.Schedule] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -175,10 +175,19 @@ def optimizer_of(
     for index, schedule in enumerate(schedules or ()):
         settings[str(index)]["learning_rate"] = schedule
     label_of = {name: str(index) for index, in_group in enumerate(names) for name in in_group}
-    labels = {
-        layout.path: "frozen" if name in frozen else label_of[name]
-        for name, layout in layouts.items()
-    }
+    labels = {}
+    for path, parts in layouts_by_path(layouts).items():
+        of_names = {name: "frozen" if name in frozen else label_of[name] for name, _ in parts}
+        if len(set(of_names.values())) > 1:
+            described = ", ".join(
+                f"{name} (frozen)" if label == "frozen" else f"{name} (in group {label})"
+                for name, label in of_names.items()
+            )
+            raise ValueError(
+                f"{path} is one leaf, which must be in one group as a whole or be frozen as a "
+                f"whole, but it is made of {described}"
+            )
+        labels[path] = next(iter(of_names.values()))
     settings = {label: settings.get(label) for label in sorted(set(labels.values()))}
     first, *others = settings.values()
     if others or first is None:

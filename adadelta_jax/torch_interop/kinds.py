@@ -21,6 +21,7 @@ LEAF_NAMES = {
     "running_var": ("var",),
 }
 _INPUTS_FIRST = ("kernel", "w")  # the weights that are (inputs, outputs), channels last
+_AFTER_HEADS = ("out", "out_proj", "o", "o_proj")  # what reads the heads of an attention
 
 # The classes of live torch modules, by their whole names: a user's class may be called otherwise
 # than what it derives from.
@@ -33,14 +34,20 @@ _CLASSES = {
 
 
 def layouts_by_kind(
-    name: str, path: str, shape: Sequence[int], leaf_shape: Sequence[int] | None
+    torch_leaf: str, path: str, shape: Sequence[int], leaf_shape: Sequence[int] | None
 ) -> dict[str | None, LeafLayout]:
     """By kind of layer, the layouts that a torch tensor can have in the leaf at `path`."""
     leaf, rank = re.split("[./]", path)[-1], len(shape)
     spatial = tuple(range(2, rank))
-    if name.rpartition(".")[2] == "weight" and rank > 1:
+    if torch_leaf == "weight" and rank > 1:
         if leaf in _INPUTS_FIRST and not spatial:
-            return {LINEAR: LeafLayout(path, (1, 0)), UNTRANSPOSED: LeafLayout(path)}
+            own, with_heads = tuple(shape), _inputs_and_outputs(path, leaf_shape)
+            return {
+                LINEAR: LeafLayout(
+                    path, (1, 0), torch_shape=own if own == with_heads[::-1] else None
+                ),
+                UNTRANSPOSED: LeafLayout(path, torch_shape=own if own == with_heads else None),
+            }
         if leaf in _INPUTS_FIRST:
             # Haiku keeps the two axes of channels of a transposed convolution as a convolution has.
             channels = (1, 0) if leaf == "w" else (0, 1)
@@ -53,10 +60,26 @@ def layouts_by_kind(
                 CONV: LeafLayout(path),
                 CONV_TRANSPOSE: LeafLayout(path, (1, 0, *spatial), spatial),
             }
-    if rank == 1 and leaf_shape is not None and len(leaf_shape) > 1:
-        # Equinox and Haiku give the vectors of some layers further axes of size one.
-        return {None: LeafLayout(path, torch_shape=tuple(shape), view=tuple(shape))}
+    if rank == 1 and leaf not in _INPUTS_FIRST and leaf_shape is not None and len(leaf_shape) > 1:
+        # Equinox and Haiku give the vectors of some layers further axes of size one, and an
+        # attention of Flax has an axis of heads.
+        return {None: LeafLayout(path, torch_shape=tuple(shape))}
     return {None: LeafLayout(path)}
+
+
+def _inputs_and_outputs(path: str, leaf_shape: Sequence[int] | None) -> tuple[int, ...]:
+    """The sizes of a leaf that has an axis of heads, as in an attention of Flax; () for others."""
+    if leaf_shape is None or len(leaf_shape) != 3:
+        return ()
+    first, second, third = leaf_shape
+    # A convolution has three axes too: only the name tells that the first of them is of heads.
+    is_after_heads = path.split("/")[-2:-1] in ([name] for name in _AFTER_HEADS)
+    return (first * second, third) if is_after_heads else (first, second * third)
+
+
+def outputs_axis(kind: str | None) -> int:
+    """The axis of a torch tensor that counts the outputs of its layer."""
+    return 1 if kind in (UNTRANSPOSED, CONV_TRANSPOSE) else 0
 
 
 def kind_of_class(module: Any) -> str | None:
@@ -90,8 +113,7 @@ def chosen_kind(module: str, rank: int, chosen: Mapping[str, Collection[str] | N
 def flattened_layout(layout: LeafLayout, shape: Sequence[int], channels: int) -> LeafLayout:
     """The layout of a linear layer behind an image that is flattened, channels last in the leaf."""
     outputs, inputs = shape
-    return LeafLayout(
-        layout.path,
+    return layout._replace(
         axes=(2, 1, 0),
         torch_shape=(outputs, inputs),
         view=(outputs, channels, inputs // channels),

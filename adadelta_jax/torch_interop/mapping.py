@@ -1,8 +1,9 @@
-"""A mapping: the layout of every torch name, checked against the parameters that it leads to."""
+"""A mapping: the layouts of every torch name, checked against the parameters that it leads to."""
 
+import itertools
 import numbers
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,37 +19,71 @@ from adadelta_jax.torch_interop.checks import (
     is_tensor,
     raise_if_any,
 )
-from adadelta_jax.torch_interop.layouts import LeafLayout, check_layout, torch_shape
+from adadelta_jax.torch_interop.layouts import (
+    LeafLayout,
+    Part,
+    check_layout,
+    times_used,
+    torch_shape,
+)
+
+# What a mapping has for a torch name: where its tensor goes, or None if it stays behind.
+Entry = LeafLayout | str | Sequence[LeafLayout | str] | None
 
 # The buffers of a torch batch norm, which no optimizer trains.
 _RUNNING_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def layouts_and_leaves(
-    mapping: Mapping[str, LeafLayout | str | None], params: Any
-) -> tuple[dict[str, LeafLayout], dict[str, Any]]:
-    """The layouts by torch name, the leaves by path; raise unless each leaf has one name."""
+    mapping: Mapping[str, Entry], params: Any
+) -> tuple[dict[str, tuple[LeafLayout, ...]], dict[str, Any]]:
+    """The layouts by torch name, the leaves by path; raise unless each side fills the other."""
     check_dict(
         "mapping", mapping, "a dict from torch names to paths, as match_flax_params makes it"
     )
     leaves = leaves_by_path(params)
     layouts = {
-        name: LeafLayout(entry) if isinstance(entry, str) else entry
+        name: tuple(LeafLayout(each) if isinstance(each, str) else each for each in entry)
         for name, entry in resolve_paths("mapping", mapping, leaves).items()
         if entry is not None
     }
-    uses = Counter(layout.path for layout in layouts.values())
+    uses: dict[str, list[Part]] = defaultdict(list)
+    for layout in itertools.chain.from_iterable(layouts.values()):
+        uses[layout.path].append(layout.leaf_part)
     problems = {
         "params lacks": [path for path in uses if path not in leaves],
         "mapping lacks": [path for path in leaves if path not in uses],
-        "mapping has more than once": [path for path in uses if uses[path] > 1],
     }
     raise_if_any("mapping and params do not match", problems)
-    for name, layout in layouts.items():
-        shape = jnp.shape(leaves[layout.path])
-        if torch_shape(layout, shape) is None:
-            raise ValueError(f"mapping[{name!r}] does not fit a leaf of shape {shape}: {layout}")
+    for name, of_name in layouts.items():
+        _check_fits(f"mapping[{name!r}]", of_name, leaves)
+    times = {path: times_used(parts, jnp.shape(leaves[path])) for path, parts in uses.items()}
+    problems = {
+        "mapping has more than once": [path for path, (_, most) in times.items() if most > 1],
+        "mapping lacks a part of": [path for path, (fewest, _) in times.items() if fewest < 1],
+    }
+    raise_if_any("mapping and params do not match", problems)
     return layouts, leaves
+
+
+def _check_fits(what: str, layouts: Sequence[LeafLayout], leaves: Mapping[str, Any]) -> None:
+    """Raise unless the layouts of a torch tensor fit their leaves and have each of its numbers."""
+    shapes = []
+    for layout in layouts:
+        leaf_shape = jnp.shape(leaves[layout.path])
+        shapes.append(torch_shape(layout, leaf_shape))
+        if shapes[-1] is None:
+            raise ValueError(f"{what} does not fit a leaf of shape {leaf_shape}: {layout}")
+    if len(set(shapes)) > 1:
+        raise ValueError(
+            f"{what} must have layouts of one tensor, got some of shapes "
+            f"{' and '.join(map(str, dict.fromkeys(shapes)))}"
+        )
+    if times_used([layout.torch_part for layout in layouts], shapes[0]) != (1, 1):
+        raise ValueError(
+            f"{what} must have each number of a tensor of shape {shapes[0]} in one part, got "
+            f"{', '.join(str(layout.torch_part) for layout in layouts)}"
+        )
 
 
 def leaves_by_path(tree: Any) -> dict[str, Any]:
@@ -64,33 +99,38 @@ def leaves_by_path(tree: Any) -> dict[str, Any]:
 
 
 def resolve_paths(
-    argument: str, entries: Mapping[str, Any], leaves: Collection[str]
-) -> dict[str, LeafLayout | str | None]:
+    argument: str, entries: Mapping[str, Entry], leaves: Collection[str]
+) -> dict[str, tuple[LeafLayout | str, ...] | None]:
     """Entries written by hand, checked, their paths without an NNX variable's "/value"."""
 
-    def resolve(path):
-        return path if path in leaves else path.removesuffix("/value")
+    def resolve(entry):
+        if isinstance(entry, LeafLayout):
+            return entry._replace(path=resolve(entry.path))
+        return entry if entry in leaves else entry.removesuffix("/value")
 
     check_torch_names(argument, entries)
-    resolved = {}
+    resolved: dict[str, tuple[LeafLayout | str, ...] | None] = {}
     for name, entry in entries.items():
-        if isinstance(entry, LeafLayout):
-            check_layout(f"{argument}[{name!r}]", entry)
-            resolved[name] = entry._replace(path=resolve(entry.path))
-        elif entry is None or isinstance(entry, str):
-            resolved[name] = entry and resolve(entry)
-        else:
+        what, resolved[name] = f"{argument}[{name!r}]", None
+        if entry is None:
+            continue
+        is_one = isinstance(entry, LeafLayout) or not isinstance(entry, (tuple, list))
+        several = (entry,) if is_one else tuple(entry)
+        if not several or not all(isinstance(each, (str, LeafLayout)) for each in several):
             raise TypeError(
-                f"{argument}[{name!r}] must be a path, a LeafLayout or None, got {entry!r}"
+                f"{what} must be a path, a LeafLayout, several of them or None, got {entry!r}"
             )
+        for each in several:
+            if isinstance(each, LeafLayout):
+                check_layout(what, each)
+        resolved[name] = tuple(map(resolve, several))
     return resolved
 
 
-def tree_of(values: Mapping[str, Any], layouts: Mapping[str, LeafLayout], params: Any) -> Any:
-    """The values of torch names as a tree like `params`, masked where there is no value."""
-    by_path = {layouts[name].path: value for name, value in values.items()}
+def tree_of(values: Mapping[str, Any], params: Any) -> Any:
+    """Values by path as a tree like `params`, masked where there is no value."""
     masked = optax.MaskedNode()
-    return jax.tree.map_with_path(lambda path, _: by_path.get(path_name(path), masked), params)
+    return jax.tree.map_with_path(lambda path, _: values.get(path_name(path), masked), params)
 
 
 def is_running_statistic(name: str) -> bool:

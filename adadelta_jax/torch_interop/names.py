@@ -1,32 +1,12 @@
 """Which tensor of a torch module belongs to which parameter of a module of Flax."""
 
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
-
-from adadelta_jax.torch_interop.checks import check_chosen_names, check_dict
-from adadelta_jax.torch_interop.kinds import CONV
 from adadelta_jax.torch_interop.layouts import LeafLayout
-from adadelta_jax.torch_interop.mapping import (
-    is_running_statistic,
-    leaves_by_path,
-    resolve_paths,
-)
-from adadelta_jax.torch_interop.pairing import (
-    Candidates,
-    Sides,
-    candidates,
-    decide,
-    fitting,
-    likely_pairs,
-    prefixes,
-    sides_of,
-    warn_of,
-    with_flattened,
-)
-from adadelta_jax.torch_interop.source import Source, read_source, read_statistics
+from adadelta_jax.torch_interop.mapping import Entry, is_running_statistic
+from adadelta_jax.torch_interop.matching import match
+from adadelta_jax.torch_interop.source import read_source, read_statistics
 
 CHOSEN: Sequence[str] = ("conv_transpose", "untransposed", "flattened")
 
@@ -35,12 +15,12 @@ def match_flax_params(
     torch_names_and_shapes: Any,
     params: Any,
     *,
-    pairs: Mapping[str, str | LeafLayout | None] | None = None,
+    pairs: Mapping[str, Entry] | None = None,
     conv_transpose: Collection[str] | None = None,
     untransposed: Collection[str] | None = None,
     flattened: Collection[str] | None = None,
     optimizer: Any = None,
-) -> dict[str, LeafLayout | None]:
+) -> dict[str, LeafLayout | tuple[LeafLayout, ...] | None]:
     """Pair the parameters of a torch module by name with those of Flax, Equinox or Haiku.
 
     Two modules pair if their paths are equal. ``layers.0`` counts as equal to ``layers_0`` and
@@ -60,6 +40,20 @@ def match_flax_params(
     | Embedding.weight | embedding | None |
     | any other, as bias | of the same name | None |
     | running_mean, running_var, num_batches_tracked | see [`match_flax_statistics`][] |  |
+
+    Some tensors are several leaves, and some leaves several tensors:
+
+    | torch | here |
+    | --- | --- |
+    | MultiheadAttention.in_proj_weight, in_proj_bias | query, key, value: kernel, bias |
+    | MultiheadAttention.out_proj | out |
+    | Linear.weight (h * d, i), bias (h * d,) | kernel (i, h, d), bias (h, d): heads |
+    | Linear.weight (o, h * d) of ``out`` | kernel (h, d, o) |
+    | layers.0.weight, layers.1.weight, ... | layers/kernel with a first axis of layers: a scan |
+
+    A recurrent layer of torch has two biases where a cell of Flax, Equinox or Haiku has one, which
+    cannot be taken apart again. Such layers are refused. Modules that keep torch's tensors are
+    paired: see examples/torch_recurrent.py.
 
     Equinox and Haiku call weights ``weight``, ``w`` and ``embeddings`` and biases ``b`` and
     ``offset``; they are paired likewise.
@@ -91,7 +85,9 @@ def match_flax_params(
             nnx.Param)`` of an NNX one; arrays or `jax.ShapeDtypeStruct`.
         pairs: Pairs given by hand, which go first: from the name of a torch module or tensor to the
             path of a Flax module or leaf (laid out as in the table), to a [`LeafLayout`][] (taken
-            as it is), or to None (left out).
+            as it is), or to None (left out). A tuple of paths shares the outputs of a layer out:
+            ``{"attn.c_attn": ("attn/query", "attn/key", "attn/value")}``. A tuple of layouts says
+            which part goes where.
         conv_transpose: The names of all torch modules that are transposed convolutions; None:
             decided as above.
         untransposed: The names of all linear torch modules with weights of (inputs, outputs).
@@ -103,8 +99,8 @@ def match_flax_params(
 
     Returns:
         The mapping that the other functions of this module take: a dict from each torch name to its
-        [`LeafLayout`][], or to None if it is left out. For a pytree other than Flax's, write it by
-        hand. A path alone then stands for a leaf of the same layout.
+        [`LeafLayout`][], to a tuple of them, or to None if it is left out. For a pytree other than
+        Flax's, write it by hand. A path alone then stands for a leaf of the same layout.
 
     Raises:
         ValueError: If a name on either side has no counterpart or several, or if the shapes of a
@@ -132,15 +128,15 @@ def match_flax_params(
     lists = (conv_transpose, untransposed, flattened)
     chosen: dict[str, Collection[str] | None] = dict(zip(CHOSEN, lists, strict=True))
     left_out = [name for name in source.shapes if is_running_statistic(name)]
-    return _match(source, params, pairs, chosen, left_out)
+    return match(source, params, pairs, chosen, left_out)
 
 
 def match_flax_statistics(
     torch_names_and_shapes: Any,
     statistics: Any,
     *,
-    pairs: Mapping[str, str | LeafLayout | None] | None = None,
-) -> dict[str, LeafLayout | None]:
+    pairs: Mapping[str, Entry] | None = None,
+) -> dict[str, LeafLayout | tuple[LeafLayout, ...] | None]:
     """Pair the running statistics of a torch module's batch norms with those of a Flax module.
 
     `torch.nn.BatchNorm2d`'s ``running_mean`` becomes ``mean``, its ``running_var`` ``var``.
@@ -177,98 +173,4 @@ def match_flax_statistics(
     <https://docs.pytorch.org/docs/stable/generated/torch.nn.BatchNorm2d.html>).
     """
     source = read_statistics(torch_names_and_shapes)
-    return _match(source, statistics, pairs, dict.fromkeys(CHOSEN), ())
-
-
-def _match(
-    source: Source,
-    params: Any,
-    pairs: Mapping[str, str | LeafLayout | None] | None,
-    chosen: Mapping[str, Collection[str] | None],
-    left_out: Collection[str],
-) -> dict[str, LeafLayout | None]:
-    """The layout of each torch tensor; raise unless each has one, and each leaf one tensor."""
-    shapes = source.shapes
-    leaf_shapes = {path: jnp.shape(leaf) for path, leaf in leaves_by_path(params).items()}
-    pairs = {} if pairs is None else pairs
-    check_dict("pairs", pairs, "a dict from torch names to paths")
-    by_hand = resolve_paths("pairs", pairs, leaf_shapes)
-    _check_known("pairs", by_hand, shapes)
-    for argument, names in chosen.items():
-        if names is not None:
-            check_chosen_names(argument, names)
-            _check_known(argument, names, shapes)
-
-    sides = sides_of(source, leaf_shapes, by_hand, chosen, left_out)
-    found, problems, uses = {}, {}, Counter[str]()
-    for name in shapes:
-        paths = candidates(name, sides)
-        if paths is None:
-            continue
-        fit = fitting(name, paths, sides)
-        if len(fit) == 1:
-            found[name] = fit[0]
-        else:
-            problems[name] = _why_not_one(name, fit, paths, sides)
-        uses.update({next(iter(layouts.values())).path for layouts in (fit or paths)[:1]})
-    decided, in_doubt = decide(found)
-    for name, (first, second) in in_doubt.items():
-        path = _described(decided[name].path, leaf_shapes)
-        problems[name] = f"{_described(name, shapes)} fits {path} as {first} and as {second}"
-    decided, impossible, possible = with_flattened(decided, sides)
-    lines = [problems[name] for name in shapes if name in problems] + impossible
-    lines += [
-        f"{_described(path, leaf_shapes)} "
-        + ("is paired more than once" if uses[path] else "has no counterpart")
-        for path in leaf_shapes
-        if uses[path] != 1
-    ]
-    if lines:
-        unpaired = [name for name in problems if not candidates(name, sides)]
-        likely = likely_pairs(unpaired, [path for path in leaf_shapes if not uses[path]], sides)
-        raise ValueError(
-            "the torch names and the parameters do not pair up:\n  "
-            + "\n  ".join(lines)
-            + f"\n{_advice(in_doubt, likely)}"
-        )
-    warn_of(possible)
-    return {name: decided.get(name) for name in shapes}
-
-
-def _why_not_one(name: str, fit: list[Candidates], found: list[Candidates], sides: Sides) -> str:
-    """Why a tensor does not fit exactly one path."""
-    what = _described(name, sides.source.shapes)
-    if not found:
-        return f"{what} has no counterpart"
-    paths = [next(iter(layouts.values())).path for layouts in found]
-    described = [_described(path, sides.leaf_shapes) for path in paths]
-    if fit:
-        return f"{what} fits each of {', '.join(described)}"
-    return f"{what} does not fit {' or '.join(described)}"
-
-
-def _described(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    return f"{name} {shapes.get(name, '(missing)')}"
-
-
-def _advice(in_doubt: Mapping[str, tuple[str | None, ...]], likely: Mapping[str, str]) -> str:
-    """What the caller can do about names that do not pair up."""
-    advice = ["Pair by hand with pairs={torch name: path}"]
-    if any(CONV in kinds for kinds in in_doubt.values()):
-        advice.append("list all transposed convolutions in conv_transpose=[torch module name]")
-    if any(CONV not in kinds for kinds in in_doubt.values()):
-        advice.append("list all layers that are not transposed in untransposed=[torch module name]")
-    if in_doubt:
-        advice.append("or pass the torch module itself, which knows its layers")
-    suggestion = f". By their shapes, pairs={dict(likely)} is likely" if likely else ""
-    return ", ".join(advice) + suggestion
-
-
-def _check_known(argument: str, names: Collection[str], torch_shapes: Collection[str]) -> None:
-    """Raise unless every name is the name of a torch tensor or module."""
-    modules = {prefix for name in torch_shapes for prefix in prefixes(name)}
-    unknown = [name for name in names if name not in modules]
-    if unknown:
-        raise ValueError(
-            f"{argument} names {', '.join(unknown)}, which torch_names_and_shapes lacks"
-        )
+    return match(source, statistics, pairs, dict.fromkeys(CHOSEN), ())

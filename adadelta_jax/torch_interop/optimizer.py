@@ -9,6 +9,7 @@ import optax
 
 from adadelta_jax._carry_over import carry_over_state
 from adadelta_jax._core.transform import ScaleByAdadeltaState, adadelta_states
+from adadelta_jax.torch_interop.assembly import assembled
 from adadelta_jax.torch_interop.checkpoint_files import (
     check_is_not_around,
     is_flattened,
@@ -24,8 +25,7 @@ from adadelta_jax.torch_interop.groups import (
     names_in_groups,
     optimizer_of,
 )
-from adadelta_jax.torch_interop.layouts import LeafLayout
-from adadelta_jax.torch_interop.mapping import layouts_and_leaves, tree_of
+from adadelta_jax.torch_interop.mapping import Entry, layouts_and_leaves, tree_of
 from adadelta_jax.torch_interop.schedules import (
     check_steps_per_epoch,
     schedules_from_torch,
@@ -45,7 +45,7 @@ from adadelta_jax.torch_interop.tensors import warn_of_nan
 def optimizer_from_torch(
     optim_state_dict: Mapping[str, Any],
     params: Any,
-    mapping: Mapping[str, LeafLayout | str | None],
+    mapping: Mapping[str, Entry],
     *,
     frozen: Collection[str] = (),
     lr_scheduler: Mapping[str, Any] | None = None,
@@ -153,31 +153,27 @@ def optimizer_from_torch(
     else:
         schedules = schedules_from_torch(lr_scheduler, groups, step, steps_per_epoch)
     optimizer = optimizer_of(groups, names, layouts, frozen, schedules)
-    accumulators = {
-        key: {
-            name: read_accumulator(
-                f"{key} of {name}", entry[key], layouts[name], leaves[layouts[name].path]
-            )
-            for name, entry in entries.items()
-        }
-        for key in ACCUMULATORS
-    }
-    warn_of_nan(
-        {f"{key} of {name}": accumulators[key][name] for key in ACCUMULATORS for name in entries}
-    )
+    accumulators, with_nan = [], []
+    for key in ACCUMULATORS:
+
+        def read(name, layout, leaf, key=key):
+            what, value = f"{key} of {name}", entries[name][key]
+            return read_accumulator(what, value, layout, leaf)
+
+        arrays, names_with_nan = assembled(entries, layouts, leaves, read, f"{key} of ")
+        accumulators.append(tree_of(arrays, params))
+        with_nan += names_with_nan
+    warn_of_nan(with_nan)
     if not entries:
         return optimizer, optimizer.init(params)
-    state = ScaleByAdadeltaState(
-        jnp.asarray(step, jnp.int32),
-        *(tree_of(accumulators[key], layouts, params) for key in ACCUMULATORS),
-    )
+    state = ScaleByAdadeltaState(jnp.asarray(step, jnp.int32), *accumulators)
     return optimizer, carry_over_state(optimizer, params, state)
 
 
 def optimizer_to_torch(
     opt_state: optax.OptState,
     params: Any,
-    mapping: Mapping[str, LeafLayout | str | None],
+    mapping: Mapping[str, Entry],
     param_groups: Sequence[Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """The state of an optimizer as a dict for ``torch.optim.Adadelta.load_state_dict``.

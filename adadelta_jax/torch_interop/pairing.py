@@ -1,6 +1,5 @@
 """The layouts that torch tensors can have in the leaves of a pytree, and what decides."""
 
-import warnings
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
@@ -14,14 +13,14 @@ from adadelta_jax.torch_interop.kinds import (
     chosen_kind,
     flattened_layout,
     kind_of_name,
-    layouts_by_kind,
 )
 from adadelta_jax.torch_interop.layouts import LeafLayout, torch_shape
 from adadelta_jax.torch_interop.prefixes import lengths_to_strip, module_and_leaf, spelled
 from adadelta_jax.torch_interop.source import Source
+from adadelta_jax.torch_interop.targets import Candidates, Target, joined, layouts_of, targets
 
-Candidates = dict[str | None, LeafLayout]
 Shapes = Mapping[str, tuple[int, ...]]
+ByHand = Mapping[str, tuple[LeafLayout | str, ...] | None]
 
 
 class Sides(NamedTuple):
@@ -41,7 +40,7 @@ class Sides(NamedTuple):
     leaf_shapes: Shapes
     paths: Mapping[tuple[str, str], Sequence[str]]
     strip: tuple[int, int]
-    by_hand: Mapping[str, LeafLayout | str | None]
+    by_hand: ByHand
     chosen: Mapping[str, Collection[str] | None]
     left_out: Collection[str]
 
@@ -49,7 +48,7 @@ class Sides(NamedTuple):
 def sides_of(
     source: Source,
     leaf_shapes: Shapes,
-    by_hand: Mapping[str, LeafLayout | str | None],
+    by_hand: ByHand,
     chosen: Mapping[str, Collection[str] | None],
     left_out: Collection[str],
 ) -> Sides:
@@ -66,42 +65,48 @@ def sides_of(
 
 
 def candidates(name: str, sides: Sides) -> list[Candidates] | None:
-    """For each path that a tensor can lead to, its layouts by kind; None if it is left out."""
+    """For each target that a tensor can go to, its layouts by kind; None if it is left out."""
     prefix = next((prefix for prefix in prefixes(name) if prefix in sides.by_hand), None)
     if prefix is None and name in sides.left_out:
         return None
-    given = name if prefix is None else sides.by_hand[prefix]
+    given = () if prefix is None else sides.by_hand[prefix]
     if given is None:
         return None
-    if isinstance(given, LeafLayout):
-        return [{None: given}]
+    if any(isinstance(each, LeafLayout) for each in given):
+        whole = (LeafLayout(each) if isinstance(each, str) else each for each in given)
+        return [{None: tuple(whole)}]
     if prefix == name:
-        paths = [given]
+        found = [Target(tuple(map(str, given)))]
     elif prefix is not None:
-        paths = sides.paths.get(_key(given + name[len(prefix) :], sides.strip[1]), [])
+        rest = name[len(prefix) :]
+        of_each = [targets(f"{each}{rest}", sides.strip[1], sides.paths) for each in given]
+        found = of_each[0] if len(of_each) == 1 else joined(of_each)
     else:
         names = [name, *sides.source.aliases.get(name, [])]
-        found = (sides.paths.get(_key(each, sides.strip[0]), []) for each in names)
-        paths = next((paths for paths in found if paths), [])
-    return [_layouts(name, path, sides) for path in paths]
+        of_each = (targets(each, sides.strip[0], sides.paths) for each in names)
+        found = next(filter(None, of_each), [])
+    return [_layouts(name, target, sides) for target in found]
 
 
-def _layouts(name: str, path: str, sides: Sides) -> Candidates:
-    shape, module = sides.source.shapes[name], name.rpartition(".")[0]
-    found = layouts_by_kind(name, path, shape, sides.leaf_shapes.get(path))
+def _layouts(name: str, target: Target, sides: Sides) -> Candidates:
+    shape, (module, _, leaf) = sides.source.shapes[name], name.rpartition(".")
+    found = layouts_of(leaf, shape, target, sides.leaf_shapes)
     kind = chosen_kind(module, len(shape), sides.chosen) or sides.source.kinds.get(module)
     return {kind: found[kind]} if kind in found else found
 
 
 def fitting(name: str, found: Sequence[Candidates], sides: Sides) -> list[Candidates]:
-    """The candidates whose leaf exists and has the shape that the tensor becomes."""
+    """The candidates whose leaves exist and have the shapes that the tensor becomes."""
 
     def fits(layout):
         leaf_shape = sides.leaf_shapes.get(layout.path)
         return leaf_shape is not None and torch_shape(layout, leaf_shape) == shape
 
     shape = sides.source.shapes[name]
-    kept = [{kind: each for kind, each in layouts.items() if fits(each)} for layouts in found]
+    kept = [
+        {kind: layouts for kind, layouts in each.items() if all(map(fits, layouts))}
+        for each in found
+    ]
     for layouts, all_layouts in zip(kept, found, strict=True):
         if set(layouts) == {UNTRANSPOSED} != set(all_layouts):
             # Or the two sides differ. A bias tells: it has a number for each output.
@@ -113,19 +118,20 @@ def fitting(name: str, found: Sequence[Candidates], sides: Sides) -> list[Candid
 
 def decide(
     found: Mapping[str, Candidates],
-) -> tuple[dict[str, LeafLayout], dict[str, tuple[str | None, ...]]]:
-    """One layout for each tensor that fits one path, and the kinds of those that are in doubt."""
+) -> tuple[dict[str, tuple[LeafLayout, ...]], dict[str, tuple[str | None, ...]]]:
+    """The layouts of each tensor that fits one target, and the kinds of those in doubt."""
     certain = {name: next(iter(each)) for name, each in found.items() if len(each) == 1}
     of_block: dict[str, set[str | None]] = defaultdict(set)
     for name, kind in certain.items():
         of_block[_last_module(name)].add(kind)
     present = set(certain.values())
-    if any(_is_untransposed(found[name][kind]) for name, kind in certain.items() if kind is None):
+    by_hand = (found[name][kind][0] for name, kind in certain.items() if kind is None)
+    if any(map(_is_untransposed, by_hand)):
         present.add(UNTRANSPOSED)
 
     decided, in_doubt = {}, {}
     for name, layouts in found.items():
-        path = next(iter(layouts.values())).path
+        path = next(iter(layouts.values()))[0].path
         if name in certain:
             kind = certain[name]
         elif CONV in layouts:
@@ -150,8 +156,8 @@ def _is_untransposed(layout: LeafLayout) -> bool:
 
 
 def with_flattened(
-    decided: Mapping[str, LeafLayout], sides: Sides
-) -> tuple[dict[str, LeafLayout], list[str], list[str]]:
+    decided: Mapping[str, tuple[LeafLayout, ...]], sides: Sides
+) -> tuple[dict[str, tuple[LeafLayout, ...]], list[str], list[str]]:
     """The layouts with those behind a flattened image; what cannot be one; and what may be one.
 
     The first linear layer behind a convolution, or behind a norm over channels, with several
@@ -159,7 +165,7 @@ def with_flattened(
     """
     listed = sides.chosen["flattened"]
     result, impossible, possible, channels = dict(decided), [], [], 0
-    for name, layout in decided.items():
+    for name, (layout, *others) in decided.items():
         shape, module = sides.source.shapes[name], name.rpartition(".")[0]
         leaf = module_and_leaf(layout.path)[1]
         if len(shape) > 2 and name.endswith("weight"):
@@ -168,13 +174,13 @@ def with_flattened(
             channels = shape[0]
         if len(shape) != 2 or leaf not in ("kernel", "w"):
             continue
-        if isinstance(sides.by_hand.get(name), LeafLayout):  # is taken as it is
-            channels = 0
+        if any(isinstance(each, LeafLayout) for each in sides.by_hand.get(name) or ()):
+            channels = 0  # is taken as it is
             continue
-        has_several = 0 < channels < shape[1] and shape[1] % channels == 0
+        has_several = not others and 0 < channels < shape[1] and shape[1] % channels == 0
         if listed is not None and module in listed:
             if has_several:
-                result[name] = flattened_layout(layout, shape, channels)
+                result[name] = (flattened_layout(layout, shape, channels),)
             else:
                 impossible.append(
                     f"{name} {shape} is listed in flattened, but there are {channels} channels "
@@ -217,12 +223,6 @@ def likely_pairs(names: Sequence[str], paths: Sequence[str], sides: Sides) -> di
         for name, path in both.items()
         if _key(f"{name}.", sides.strip[0]) != _key(f"{path}/", sides.strip[1])
     }
-
-
-def warn_of(possible: Sequence[str]) -> None:
-    """Warn of linear layers that may stand behind a flattened image."""
-    if possible:
-        warnings.warn("\n".join(possible), UserWarning, stacklevel=3)
 
 
 def prefixes(name: str) -> list[str]:

@@ -11,7 +11,7 @@ import optax
 from adadelta_jax._core.optimizer import adadelta
 from adadelta_jax._core.transform import adadelta_states
 from adadelta_jax._storage.formats import values
-from adadelta_jax.torch_interop.layouts import LeafLayout
+from adadelta_jax.torch_interop.assembly import Layouts
 from adadelta_jax.torch_interop.mapping import leaves_by_path
 from adadelta_jax.torch_interop.tensors import read_flag, read_number
 
@@ -54,7 +54,7 @@ def settings_of(index: int, group: Mapping[str, Any]) -> dict[str, Any]:
 def with_settings(
     groups: Sequence[Mapping[str, Any]],
     names: Sequence[Sequence[str]],
-    layouts: Mapping[str, LeafLayout],
+    layouts: Layouts,
     opt_state: optax.OptState,
 ) -> list[dict[str, Any]]:
     """The groups with all settings: those of the state win over given ones, these over torch's."""
@@ -95,7 +95,7 @@ def _in_common(
 
 
 def _injected_settings(
-    opt_state: optax.OptState, layouts: Mapping[str, LeafLayout]
+    opt_state: optax.OptState, layouts: Layouts
 ) -> dict[str, dict[str, np.ndarray]]:
     """By torch name, the settings that `optax.inject_hyperparams` keeps in the state."""
     types = (optax.InjectHyperparamsState, optax.InjectStatefulHyperparamsState)
@@ -112,5 +112,6 @@ def _injected_settings(
                 value = node.hyperparams[argument]
                 number = read_number(f"{argument} of opt_state", value)
                 settings[key] = np.asarray(number, getattr(value, "dtype", None))
-        found |= {name: settings for name, layout in layouts.items() if layout.path in paths}
+        # `entries_for_torch` has seen that a tensor's parts are in one group.
+        found |= {name: settings for name, (first, *_) in layouts.items() if first.path in paths}
     return found

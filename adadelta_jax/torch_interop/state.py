@@ -10,10 +10,11 @@ import numpy as np
 from adadelta_jax._checks.states import check_accumulators
 from adadelta_jax._core.transform import ScaleByAdadeltaState
 from adadelta_jax._storage.formats import storage_dtype, values
+from adadelta_jax.torch_interop.assembly import Layouts, taken_apart
 from adadelta_jax.torch_interop.checks import check_dict, raise_if_any
-from adadelta_jax.torch_interop.layouts import LeafLayout, from_leaf
+from adadelta_jax.torch_interop.layouts import LeafLayout
 from adadelta_jax.torch_interop.mapping import leaves_by_path
-from adadelta_jax.torch_interop.tensors import laid_out, placed_like, read_number, write_tensor
+from adadelta_jax.torch_interop.tensors import laid_out, read_number, write_tensor
 
 ACCUMULATORS = ("square_avg", "acc_delta")
 
@@ -47,8 +48,8 @@ def read_step(what: str, value: Any) -> int:
     return min(int(step), jnp.iinfo(jnp.int32).max)
 
 
-def read_accumulator(what: str, value: Any, layout: LeafLayout, leaf: Any) -> jax.Array:
-    """A torch accumulator as one of this package, without loss; NaN and infinity pass."""
+def read_accumulator(what: str, value: Any, layout: LeafLayout, leaf: Any) -> np.ndarray:
+    """A torch accumulator for a leaf, without loss; NaN and infinity pass."""
     advice = " (torch numbers its state, and without param_names mapping must be in its order)"
     array = laid_out(what, value, layout, leaf, advice)
     dtype = storage_dtype(jnp.result_type(leaf), None)
@@ -60,30 +61,38 @@ def read_accumulator(what: str, value: Any, layout: LeafLayout, leaf: Any) -> ja
             f"{what} is {array.dtype}, which an accumulator of {dtype} cannot hold: "
             "pass the params that params_from_torch returns"
         )
-    return placed_like(leaf, what, array.astype(dtype))
+    return array.astype(dtype)
 
 
 def entries_for_torch(
-    states: Sequence[ScaleByAdadeltaState],
-    layouts: Mapping[str, LeafLayout],
-    leaves: Mapping[str, Any],
+    states: Sequence[ScaleByAdadeltaState], layouts: Layouts, leaves: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
     """The entry of each parameter that has accumulators, empty if these are all zero."""
     check_accumulators("opt_state", states)
     entries: dict[str, dict[str, Any]] = {}
     for state in states:
         step = _write_step(state.count)
-        held = {key: leaves_by_path(values(getattr(state, key))) for key in ACCUMULATORS}
-        for name, layout in layouts.items():
-            if layout.path not in held["square_avg"]:
+        held = {
+            key: {
+                path: _as_torch_keeps(f"{key} of {path}", accumulator, leaves[path])
+                for path, accumulator in leaves_by_path(values(getattr(state, key))).items()
+                if path in leaves
+            }
+            for key in ACCUMULATORS
+        }
+        for name, of_name in layouts.items():
+            absent = [each.path for each in of_name if each.path not in held["square_avg"]]
+            if len(absent) == len(of_name):
                 continue
+            if absent:
+                raise ValueError(
+                    f"{name} is one tensor of one group in torch, but opt_state keeps "
+                    f"{', '.join(absent)} in another group than the rest of it"
+                )
             if name in entries:
                 raise ValueError(f"opt_state holds more than one square_avg of {name}")
             arrays = {
-                key: _write_accumulator(
-                    f"{key} of {name}", held[key][layout.path], layout, leaves[layout.path]
-                )
-                for key in ACCUMULATORS
+                key: taken_apart(name, layouts, held[key], f"{key} of ") for key in ACCUMULATORS
             }
             has_had_gradient = any(array.any() for array in arrays.values())
             arrays["step"] = step.copy()  # torch counts in place
@@ -105,14 +114,14 @@ def _write_step(count: Any) -> np.ndarray:
     return np.array(value, np.float32)
 
 
-def _write_accumulator(what: str, accumulator: Any, layout: LeafLayout, leaf: Any) -> np.ndarray:
-    """An accumulator in the dtype of its parameter, as torch keeps it."""
+def _as_torch_keeps(what: str, accumulator: Any, leaf: Any) -> np.ndarray:
+    """An accumulator in the dtype of its parameter."""
     array, dtype = np.asarray(accumulator), jnp.result_type(leaf)
     if array.shape != jnp.shape(leaf):
-        raise ValueError(f"{what} has shape {array.shape}, but {layout.path} {jnp.shape(leaf)}")
+        raise ValueError(f"{what} has shape {array.shape}, but the parameter {jnp.shape(leaf)}")
     largest = jnp.finfo(dtype).max
     if largest < jnp.finfo(array.dtype).max and not np.iscomplexobj(array):
         # An infinite accumulator would stop its parameter for ever.
         saturated = np.clip(array, None, array.dtype.type(largest))
         array = np.where(np.isinf(array), array, saturated)
-    return from_leaf(array.astype(dtype), layout)
+    return array.astype(dtype)

@@ -4,7 +4,7 @@ import contextlib
 import numbers
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adadelta_jax.torch_interop.checks import check_dtype, is_tensor
-from adadelta_jax.torch_interop.layouts import LeafLayout, from_leaf, to_leaf, torch_shape
+from adadelta_jax.torch_interop.layouts import LeafLayout, to_leaf, torch_shape
 
 
 def read_tensor(what: str, value: Any) -> np.ndarray:
@@ -101,18 +101,8 @@ def _dtype_name(value: Any) -> str:
     return str(getattr(value, "dtype", "")).removeprefix("torch.")
 
 
-def read_leaf(what: str, value: Any, layout: LeafLayout, leaf: Any) -> jax.Array:
-    """A tensor as a leaf, in its own dtype and placed like `leaf`."""
-    return placed_like(leaf, what, laid_out(what, value, layout, leaf))
-
-
-def write_leaf(what: str, leaf: Any, layout: LeafLayout) -> Any:
-    """The inverse of `read_leaf`, in memory that nothing else uses."""
-    return write_tensor(what, from_leaf(np.asarray(leaf), layout))
-
-
 def laid_out(what: str, value: Any, layout: LeafLayout, leaf: Any, advice: str = "") -> np.ndarray:
-    """A tensor in the layout of a leaf; raise unless the shape and the kind of numbers fit."""
+    """The part of a tensor for a leaf; raise unless the shape and the kind of numbers fit."""
     array, leaf_shape, leaf_dtype = read_tensor(what, value), jnp.shape(leaf), jnp.result_type(leaf)
     expected = torch_shape(layout, leaf_shape)
     if array.shape != expected:
@@ -139,8 +129,7 @@ def placed_like(leaf: Any, what: str, array: np.ndarray) -> jax.Array:
     return jnp.asarray(array)
 
 
-def warn_of_nan(arrays: Mapping[str, jax.Array]) -> None:
-    """Warn of arrays with NaN inside, by name."""
-    names = [name for name, array in arrays.items() if jnp.isnan(array).any()]
+def warn_of_nan(names: Collection[str]) -> None:
+    """Warn of tensors with NaN inside."""
     if names:
         warnings.warn(f"loaded with NaN inside: {', '.join(names)}", UserWarning, stacklevel=3)

@@ -3,24 +3,31 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
+
+from adadelta_jax.torch_interop.assembly import assembled, taken_apart
 from adadelta_jax.torch_interop.checkpoint_files import check_is_not_around
 from adadelta_jax.torch_interop.checks import check_dict, check_torch_names, raise_if_any
-from adadelta_jax.torch_interop.layouts import LeafLayout
-from adadelta_jax.torch_interop.mapping import is_running_statistic, layouts_and_leaves, tree_of
+from adadelta_jax.torch_interop.mapping import (
+    Entry,
+    is_running_statistic,
+    layouts_and_leaves,
+    tree_of,
+)
 from adadelta_jax.torch_interop.prefixes import aligned
 from adadelta_jax.torch_interop.tensors import (
     is_buffer,
     is_same_tensor,
-    read_leaf,
+    laid_out,
     warn_of_nan,
-    write_leaf,
+    write_tensor,
 )
 
 
 def params_from_torch(
     model_state_dict: Mapping[str, Any],
     params: Any,
-    mapping: Mapping[str, LeafLayout | str | None],
+    mapping: Mapping[str, Entry],
 ) -> Any:
     """The weights of a torch module as a pytree of parameters, bit for bit.
 
@@ -33,9 +40,10 @@ def params_from_torch(
             `jax.ShapeDtypeStruct` will do.
         mapping: The leaf of each tensor: from
             [`match_flax_params`][adadelta_jax.torch_interop.match_flax_params], or a dict written
-            by hand from torch names to a [`LeafLayout`][], to a path ("encoder/kernel") or to None
-            (left out). A path alone stands for a leaf of the same layout. A square weight that
-            should have been transposed fits either way, and no check can notice.
+            by hand from torch names to a [`LeafLayout`][], to several of them, to a path
+            ("encoder/kernel") or to None (left out). A path alone stands for a leaf of the same
+            layout. A square weight that should have been transposed fits either way, and no check
+            can notice.
 
     Returns:
         A pytree like ``params`` with the tensors as JAX arrays, in memory of their own, each with
@@ -84,12 +92,14 @@ def params_from_torch(
         },
         {"mapping lacks": "Map a tensor to None if it is a buffer, or has another name too"},
     )
-    arrays = {
-        name: read_leaf(name, model_state_dict[name], layout, leaves[layout.path])
-        for name, layout in layouts.items()
-    }
-    warn_of_nan(arrays)
-    return tree_of(arrays, layouts, params)
+    arrays, with_nan = assembled(
+        layouts,
+        layouts,
+        leaves,
+        lambda name, layout, leaf: laid_out(name, model_state_dict[name], layout, leaf),
+    )
+    warn_of_nan(with_nan)
+    return tree_of(arrays, params)
 
 
 def _holds(value: Any, names: Collection[str]) -> bool:
@@ -98,7 +108,7 @@ def _holds(value: Any, names: Collection[str]) -> bool:
     return isinstance(value, Mapping) and any(hasattr(value.get(n), "dtype") for n in names)
 
 
-def params_to_torch(params: Any, mapping: Mapping[str, LeafLayout | str | None]) -> dict[str, Any]:
+def params_to_torch(params: Any, mapping: Mapping[str, Entry]) -> dict[str, Any]:
     """A pytree of parameters as the weights of a torch module, bit for bit.
 
     Like [`optimizer_to_torch`][], it gives torch tensors where the process has imported torch, and
@@ -131,4 +141,5 @@ def params_to_torch(params: Any, mapping: Mapping[str, LeafLayout | str | None])
     <https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html>).
     """
     layouts, leaves = layouts_and_leaves(mapping, params)
-    return {name: write_leaf(name, leaves[layout.path], layout) for name, layout in layouts.items()}
+    arrays = {path: np.asarray(leaf) for path, leaf in leaves.items()}
+    return {name: write_tensor(name, taken_apart(name, layouts, arrays)) for name in layouts}

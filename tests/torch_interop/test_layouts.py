@@ -21,6 +21,8 @@ def tensors_and_layouts(draw):
     if draw(st.booleans()):
         return view, permuted, LeafLayout("leaf", axes, flip)
     size = int(np.prod(view, dtype=int))
+    if draw(st.booleans()):
+        return view, (1, size), LeafLayout("leaf", axes, flip, torch_shape=view)
     return (size,), (1, size), LeafLayout("leaf", axes, flip, torch_shape=(size,), view=view)
 
 
@@ -70,6 +72,15 @@ REFUSALS = {
             ("flip", "a tuple of integers", LeafLayout("dense/kernel", flip=3)),
             ("flip", "a tuple of integers", LeafLayout("dense/kernel", flip=None)),
             ("view", "None or a tuple of integers", LeafLayout("dense/kernel", view=6)),
+            *(
+                (
+                    field,
+                    "a tuple of indices, (start, stop) and None",
+                    LeafLayout("dense/kernel", **{field: wrong}),
+                )
+                for field in ("torch_part", "leaf_part")
+                for wrong in (3, ("a",), ((1,),), ((1, 2.0),), None)
+            ),
             (
                 "torch_shape",
                 "None or a tuple of integers",
@@ -88,10 +99,16 @@ REFUSALS = {
             LeafLayout("dense/kernel", axes=(0, 0)),
             LeafLayout("dense/kernel", flip=(2,)),
             LeafLayout("dense/kernel", view=(6,)),
-            LeafLayout("dense/kernel", torch_shape=(6,)),
+            LeafLayout("dense/kernel", torch_shape=(7,)),
             LeafLayout("dense/kernel", torch_shape=(7,), view=(7,)),
             LeafLayout("dense/kernel", torch_shape=(6,), view=(3, 3)),
             LeafLayout("dense/kernel", torch_shape=(2, 3), view=(-2, -3)),
+            LeafLayout("dense/kernel", torch_part=((0, 3),)),
+            LeafLayout("dense/kernel", torch_shape=(3, 2), torch_part=((0, 4),)),
+            LeafLayout("dense/kernel", torch_shape=(3, 2), torch_part=(None, None, 0)),
+            LeafLayout("dense/kernel", torch_shape=(3, 2), torch_part=((2, 1),)),
+            LeafLayout("dense/kernel", leaf_part=(-1,)),
+            LeafLayout("dense/kernel", leaf_part=((0, 4),)),
         )
     },
 }

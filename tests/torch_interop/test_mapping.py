@@ -87,16 +87,65 @@ REFUSALS = {
     for case, calls, error, message in (
         (
             "names left over on either side",
-            each_function({"w": "dense/kernel", "x": "nowhere", "y": "dense/kernel"}),
+            each_function({"w": "dense/kernel", "x": "nowhere"}),
             ValueError,
-            "mapping and params do not match: params lacks nowhere; mapping lacks dense/bias; "
-            "mapping has more than once dense/kernel",
+            "mapping and params do not match: params lacks nowhere; mapping lacks dense/bias",
+        ),
+        (
+            "two names for a leaf",
+            each_function(MAPPING | {"y": "dense/kernel"}),
+            ValueError,
+            "mapping and params do not match: mapping has more than once dense/kernel",
+        ),
+        (
+            "a leaf of which a part is left",
+            each_function(MAPPING | {"fc.bias": LeafLayout("dense/bias", leaf_part=((0, 1),))}),
+            ValueError,
+            "mapping and params do not match: mapping lacks a part of dense/bias",
+        ),
+        (
+            "a tensor of which a part is left",
+            each_function(
+                MAPPING
+                | {"fc.bias": LeafLayout("dense/bias", torch_shape=(3,), torch_part=((0, 2),))}
+            ),
+            ValueError,
+            "mapping['fc.bias'] must have each number of a tensor of shape (3,) in one part, got "
+            "((0, 2),)",
+        ),
+        (
+            "layouts of two tensors",
+            each_function(
+                MAPPING
+                | {
+                    "fc.bias": [
+                        LeafLayout("dense/bias", leaf_part=(0,)),
+                        LeafLayout("dense/bias", leaf_part=((1, 2),)),
+                    ]
+                }
+            ),
+            ValueError,
+            "mapping['fc.bias'] must have layouts of one tensor, got some of shapes () and (1,)",
+        ),
+        (
+            "a part outside of the leaf",
+            each_function(MAPPING | {"fc.bias": LeafLayout("dense/bias", leaf_part=(2,))}),
+            ValueError,
+            "mapping['fc.bias'] does not fit a leaf of shape (2,): "
+            + str(LeafLayout("dense/bias", leaf_part=(2,))),
+        ),
+        (
+            "no layout at all",
+            each_function(MAPPING | {"fc.bias": ()}),
+            TypeError,
+            "mapping['fc.bias'] must be a path, a LeafLayout, several of them or None, got ()",
         ),
         (
             "an entry that is a pair",
             each_function(MAPPING | {"fc.bias": ("dense/bias", None)}),
             TypeError,
-            "mapping['fc.bias'] must be a path, a LeafLayout or None, got ('dense/bias', None)",
+            "mapping['fc.bias'] must be a path, a LeafLayout, several of them or None, got "
+            "('dense/bias', None)",
         ),
         (
             "a list",

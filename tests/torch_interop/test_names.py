@@ -261,7 +261,7 @@ REFUSALS = {
     "pairs with a path that is a number": (
         match(pairs={"fc": 1}),
         TypeError,
-        "pairs['fc'] must be a path, a LeafLayout or None, got 1",
+        "pairs['fc'] must be a path, a LeafLayout, several of them or None, got 1",
     ),
     "pairs with an unknown name": (
         match(pairs={"fc1": "fc"}),

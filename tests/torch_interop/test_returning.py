@@ -236,7 +236,7 @@ REFUSALS = {
     "accumulators of another shape": (
         lambda: to_torch(adadelta().init({"dense": {"kernel": jnp.ones((2, 3))}})),
         ValueError,
-        "square_avg of fc.weight has shape (2, 3), but dense/kernel (3, 2)",
+        "square_avg of dense/kernel has shape (2, 3), but the parameter (3, 2)",
     ),
     "no acc_delta": (
         lambda: to_torch(SCALE_STATE._replace(acc_delta={})),

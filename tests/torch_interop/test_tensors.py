@@ -148,6 +148,7 @@ def test_a_leaf_of_any_dtype_that_torch_has_becomes_a_tensor_of_it(dtype):
 @pytest.mark.parametrize("dtype", REAL)
 @pytest.mark.parametrize("loaded_as", ["tensors", "arrays"])
 def test_weights_pass_through_safetensors_files(tmp_path, dtype, loaded_as):
+    import safetensors.numpy
     import safetensors.torch  # not above, where torch may be missing
 
     path = tmp_path / "model.safetensors"
