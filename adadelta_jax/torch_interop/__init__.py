@@ -23,16 +23,19 @@ This module does not import torch. It takes tensors and NumPy arrays alike, such
 NumPy arrays in a process without torch. A function that raises has changed nothing.
 
 The running statistics of a batch norm are not parameters. `match_flax_statistics` makes a mapping
-of their own.
+of their own. `compare_layers` says at which layer two models differ.
 """
 
+from adadelta_jax.torch_interop.comparison import LayerDifference, compare_layers
 from adadelta_jax.torch_interop.layouts import LeafLayout
 from adadelta_jax.torch_interop.names import match_flax_params, match_flax_statistics
 from adadelta_jax.torch_interop.optimizer import optimizer_from_torch, optimizer_to_torch
 from adadelta_jax.torch_interop.weights import params_from_torch, params_to_torch
 
 __all__ = [
+    "LayerDifference",
     "LeafLayout",
+    "compare_layers",
     "match_flax_params",
     "match_flax_statistics",
     "optimizer_from_torch",
