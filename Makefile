@@ -47,9 +47,10 @@ lint: $(VENV)/installed-dev  ## check style and formatting
 types: $(VENV)/installed-dev  ## check types
 	$(BIN)/pyright
 
-fuzz: $(VENV)/installed-test-torch  ## compare with torch on 20,000 random runs, and damage 200,000 inputs
+fuzz: $(VENV)/installed-test-torch  ## compare with torch on 20,000 random runs, match 20,000 random models, damage 200,000 inputs
 	rm -f benchmarks/results/fuzz.jsonl
 	ADADELTA_JAX_RESULTS=benchmarks/results ADADELTA_JAX_FUZZ=20000 ADADELTA_JAX_FUZZ_DAMAGE=200000 \
+		ADADELTA_JAX_FUZZ_ARCHITECTURES=20000 \
 		$(BIN)/python -m pytest -n $(JOBS) tests/fuzz
 
 long-runs: $(VENV)/installed-test-torch  ## take a million steps, and nest Optax's wrappers in each other

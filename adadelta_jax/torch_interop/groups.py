@@ -197,9 +197,11 @@ def optimizer_of(
 
 def _labelling(labels: Mapping[str, str]) -> Callable[[Any], Any]:
     """A function that labels parameters or gradients by path."""
+    of_none = next(iter(labels.values()))  # Equinox has None where a model has a function
 
-    def label(path, _):
-        return labels.get(path_name(path), "unknown to the torch optimizer")
+    def label(path, leaf):
+        unknown = of_none if leaf is None else "unknown to the torch optimizer"
+        return labels.get(path_name(path), unknown)
 
     # A tree of labels would not do: `nnx.Optimizer` makes its state for a tree of variables, but
     # updates a tree of their values.

@@ -11,6 +11,7 @@ from typing import Any
 from adadelta_jax.torch_interop.layouts import LeafLayout
 
 LINEAR, UNTRANSPOSED = "a linear layer", "a linear layer that is not transposed"
+CHANNELS_FIRST, CHANNELS_LAST = "a norm with channels first", "a norm with channels last"
 CONV, CONV_TRANSPOSE = "a convolution", "a transposed convolution"
 
 # What a torch module calls so has one of these names in a module of Flax, Equinox or Haiku.
@@ -21,6 +22,7 @@ LEAF_NAMES = {
     "running_var": ("var",),
 }
 _INPUTS_FIRST = ("kernel", "w")  # the weights that are (inputs, outputs), channels last
+_OF_NORMS = ("scale", "bias", "offset")
 _AFTER_HEADS = ("out", "out_proj", "o", "o_proj")  # what reads the heads of an attention
 
 # The classes of live torch modules, by their whole names: a user's class may be called otherwise
@@ -55,11 +57,17 @@ def layouts_by_kind(
                 CONV: LeafLayout(path, (*spatial, 1, 0)),
                 CONV_TRANSPOSE: LeafLayout(path, (*spatial, *channels), tuple(range(len(spatial)))),
             }
-        if leaf == "weight" and spatial:  # of Equinox
+        if leaf == "weight" and not spatial:  # of Equinox
+            return {LINEAR: LeafLayout(path), UNTRANSPOSED: LeafLayout(path, (1, 0))}
+        if leaf == "weight":
             return {
                 CONV: LeafLayout(path),
-                CONV_TRANSPOSE: LeafLayout(path, (1, 0, *spatial), spatial),
+                CONV_TRANSPOSE: _transposed_of_equinox(path, tuple(shape), leaf_shape),
             }
+    if torch_leaf in ("weight", "bias") and rank > 2 and leaf in _OF_NORMS:
+        # A norm over a whole image, whose channels come last in Flax.
+        channels_last = LeafLayout(path, (*range(1, rank), 0))
+        return {CHANNELS_FIRST: LeafLayout(path), CHANNELS_LAST: channels_last}
     if rank == 1 and leaf not in _INPUTS_FIRST and leaf_shape is not None and len(leaf_shape) > 1:
         # Equinox and Haiku give the vectors of some layers further axes of size one, and an
         # attention of Flax has an axis of heads.
@@ -77,6 +85,23 @@ def _inputs_and_outputs(path: str, leaf_shape: Sequence[int] | None) -> tuple[in
     return (first * second, third) if is_after_heads else (first, second * third)
 
 
+def _transposed_of_equinox(
+    path: str, shape: tuple[int, ...], leaf_shape: Sequence[int] | None
+) -> LeafLayout:
+    """A transposed convolution: (inputs, outputs of a group) as (outputs, inputs of a group)."""
+    (inputs, of_group, *size), spatial = shape, tuple(range(2, len(shape)))
+    groups = leaf_shape[0] // max(1, of_group) if leaf_shape else 1
+    if groups < 2 or inputs % groups:
+        return LeafLayout(path, (1, 0, *spatial), spatial)
+    return LeafLayout(
+        path,
+        axes=(0, 2, 1, *(axis + 1 for axis in spatial)),
+        flip=tuple(axis + 1 for axis in spatial),
+        torch_shape=shape,
+        view=(groups, inputs // groups, of_group, *size),
+    )
+
+
 def outputs_axis(kind: str | None) -> int:
     """The axis of a torch tensor that counts the outputs of its layer."""
     return 1 if kind in (UNTRANSPOSED, CONV_TRANSPOSE) else 0
@@ -91,13 +116,18 @@ def kind_of_class(module: Any) -> str | None:
     return None
 
 
-def kind_of_name(name: str, path: str) -> str | None:
+def kind_of_name(name: str) -> str | None:
     """The kind of convolution that a name says; None if it says nothing, or both."""
-    words = f"{name} {path}".lower()
-    if re.search("transpose|deconv", words):
+    parts = [part for part in re.split("[./]", name.lower())[:-1] if not part.isdecimal()]
+    *around, word = parts or [""]
+    if re.search("transpose|deconv", word):
         return CONV_TRANSPOSE
-    # An "upconv" is one or the other.
-    return CONV if "conv" in words and "up" not in words else None
+    # An "upconv", a "t_conv" and a "conv" in a decoder are one or the other.
+    is_conv = re.fullmatch(r"(.*_)?convs?(olution)?(\dd)?(_?\d+)*(_.*)?", word)
+    in_doubt = re.search(r"up|dec|(^|_)t(rans)?_|_t(rans)?(_|$)", word) or any(
+        re.search("transpose|deconv|up|dec", part) for part in around
+    )
+    return CONV if is_conv and not in_doubt else None
 
 
 def chosen_kind(module: str, rank: int, chosen: Mapping[str, Collection[str] | None]) -> str | None:
@@ -108,13 +138,3 @@ def chosen_kind(module: str, rank: int, chosen: Mapping[str, Collection[str] | N
     if module in listed:
         return CONV_TRANSPOSE if rank > 2 else UNTRANSPOSED
     return CONV if rank > 2 else LINEAR
-
-
-def flattened_layout(layout: LeafLayout, shape: Sequence[int], channels: int) -> LeafLayout:
-    """The layout of a linear layer behind an image that is flattened, channels last in the leaf."""
-    outputs, inputs = shape
-    return layout._replace(
-        axes=(2, 1, 0),
-        torch_shape=(outputs, inputs),
-        view=(outputs, channels, inputs // channels),
-    )

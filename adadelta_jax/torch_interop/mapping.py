@@ -106,7 +106,8 @@ def resolve_paths(
     def resolve(entry):
         if isinstance(entry, LeafLayout):
             return entry._replace(path=resolve(entry.path))
-        return entry if entry in leaves else entry.removesuffix("/value")
+        short = entry.removesuffix("/value")
+        return short if entry not in leaves and short in leaves else entry
 
     check_torch_names(argument, entries)
     resolved: dict[str, tuple[LeafLayout | str, ...] | None] = {}

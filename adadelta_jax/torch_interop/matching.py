@@ -8,7 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from adadelta_jax.torch_interop.checks import check_chosen_names, check_dict
-from adadelta_jax.torch_interop.kinds import CONV
+from adadelta_jax.torch_interop.flattening import with_flattened
+from adadelta_jax.torch_interop.kinds import CONV, LINEAR
 from adadelta_jax.torch_interop.layouts import LeafLayout, Part, times_used
 from adadelta_jax.torch_interop.mapping import Entry, leaves_by_path, resolve_paths
 from adadelta_jax.torch_interop.pairing import (
@@ -19,7 +20,6 @@ from adadelta_jax.torch_interop.pairing import (
     likely_pairs,
     prefixes,
     sides_of,
-    with_flattened,
 )
 from adadelta_jax.torch_interop.source import Source
 from adadelta_jax.torch_interop.targets import Candidates, first_of
@@ -43,6 +43,7 @@ def match(
         if names is not None:
             check_chosen_names(argument, names)
             _check_known(argument, names, shapes)
+            _check_are_layers(argument, names, shapes)
 
     sides = sides_of(source, leaf_shapes, by_hand, chosen, left_out)
     found, problems, attempted = {}, {}, []
@@ -133,7 +134,7 @@ def _advice(
     advice = ["Pair by hand with pairs={torch name: path}"]
     if any(CONV in kinds for kinds in in_doubt.values()):
         advice.append("list all transposed convolutions in conv_transpose=[torch module name]")
-    if any(CONV not in kinds for kinds in in_doubt.values()):
+    if any(LINEAR in kinds for kinds in in_doubt.values()):
         advice.append("list all layers that are not transposed in untransposed=[torch module name]")
     if in_doubt:
         advice.append("or pass the torch module itself, which knows its layers")
@@ -146,6 +147,23 @@ def _advice(
         )
     suggestion = f". By their shapes, pairs={dict(likely)} is likely" if likely else ""
     return ", ".join(advice) + suggestion
+
+
+def _check_are_layers(
+    argument: str, names: Collection[str], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raise unless every name is that of a layer, and not of a module around some."""
+    ranks = {"conv_transpose": (3, 4, 5), "untransposed": (2,)}.get(argument)
+    others = [
+        name
+        for name in names
+        if ranks is not None and len(shapes.get(f"{name}.weight", ())) not in ranks
+    ]
+    if ranks is not None and others:
+        raise ValueError(
+            f"{argument} must list layers with a weight of {' or '.join(map(str, ranks))} axes, "
+            f"got {', '.join(others)}"
+        )
 
 
 def _check_known(argument: str, names: Collection[str], torch_shapes: Collection[str]) -> None:

@@ -92,8 +92,9 @@ def match_flax_params(
             decided as above.
         untransposed: The names of all linear torch modules with weights of (inputs, outputs).
             None: decided as above.
-        flattened: The names of all linear torch modules whose inputs are flattened images, which
-            are channels last in ``params``. None: there is none, with a warning where one may be.
+        flattened: The names of all linear and recurrent torch modules whose inputs are flattened
+            images, and of linear ones whose outputs become images, which are channels last in
+            ``params``. None: there is none, with a warning where one may be.
         optimizer: The torch optimizer of the torch module. The result then has the order in which
             it numbers the parameters.
 

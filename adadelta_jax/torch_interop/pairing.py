@@ -11,7 +11,6 @@ from adadelta_jax.torch_interop.kinds import (
     LINEAR,
     UNTRANSPOSED,
     chosen_kind,
-    flattened_layout,
     kind_of_name,
 )
 from adadelta_jax.torch_interop.layouts import LeafLayout, torch_shape
@@ -67,7 +66,7 @@ def sides_of(
 def candidates(name: str, sides: Sides) -> list[Candidates] | None:
     """For each target that a tensor can go to, its layouts by kind; None if it is left out."""
     prefix = next((prefix for prefix in prefixes(name) if prefix in sides.by_hand), None)
-    if prefix is None and name in sides.left_out:
+    if prefix != name and name in sides.left_out:
         return None
     given = () if prefix is None else sides.by_hand[prefix]
     if given is None:
@@ -122,8 +121,12 @@ def decide(
     """The layouts of each tensor that fits one target, and the kinds of those in doubt."""
     certain = {name: next(iter(each)) for name, each in found.items() if len(each) == 1}
     of_block: dict[str, set[str | None]] = defaultdict(set)
+    of_siblings: dict[str, set[str | None]] = defaultdict(set)
     for name, kind in certain.items():
-        of_block[_last_module(name)].add(kind)
+        around, block = _around_and_block(name)
+        if block:
+            of_block[block].add(kind)
+        of_siblings[around].add(kind)
     present = set(certain.values())
     by_hand = (found[name][kind][0] for name, kind in certain.items() if kind is None)
     if any(map(_is_untransposed, by_hand)):
@@ -131,18 +134,19 @@ def decide(
 
     decided, in_doubt = {}, {}
     for name, layouts in found.items():
-        path = next(iter(layouts.values()))[0].path
         if name in certain:
             kind = certain[name]
         elif CONV in layouts:
-            kind = kind_of_name(name, path)
+            kind = kind_of_name(name)
             if kind == CONV and CONV_TRANSPOSE in present:
                 kind = None
         else:
             kind = LINEAR
             if UNTRANSPOSED in present:
-                known = of_block[_last_module(name)] & {LINEAR, UNTRANSPOSED}
-                kind = next(iter(known)) if len(known) == 1 else None
+                # Layers of the same name tell, unless those beside it say otherwise.
+                around, block = _around_and_block(name)
+                known = (of_block[block] | of_siblings[around]) & {LINEAR, UNTRANSPOSED}
+                kind = next(iter(known)) if len(known) == 1 and of_block[block] else None
         if kind in layouts:
             decided[name] = layouts[kind]
         else:
@@ -153,54 +157,6 @@ def decide(
 def _is_untransposed(layout: LeafLayout) -> bool:
     """Whether a layout given by hand is that of a linear layer that is not transposed."""
     return layout.path.endswith("kernel") and layout.axes in (None, (0, 1)) and not layout.view
-
-
-def with_flattened(
-    decided: Mapping[str, tuple[LeafLayout, ...]], sides: Sides
-) -> tuple[dict[str, tuple[LeafLayout, ...]], list[str], list[str]]:
-    """The layouts with those behind a flattened image; what cannot be one; and what may be one.
-
-    The first linear layer behind a convolution, or behind a norm over channels, with several
-    inputs for each of the channels, may read a flattened image.
-    """
-    listed = sides.chosen["flattened"]
-    result, impossible, possible, channels = dict(decided), [], [], 0
-    for name, (layout, *others) in decided.items():
-        shape, module = sides.source.shapes[name], name.rpartition(".")[0]
-        leaf = module_and_leaf(layout.path)[1]
-        if len(shape) > 2 and name.endswith("weight"):
-            channels = shape[1] if layout.flip else shape[0]
-        elif len(shape) == 1 and leaf == "scale":
-            channels = shape[0]
-        if len(shape) != 2 or leaf not in ("kernel", "w"):
-            continue
-        if any(isinstance(each, LeafLayout) for each in sides.by_hand.get(name) or ()):
-            channels = 0  # is taken as it is
-            continue
-        has_several = not others and 0 < channels < shape[1] and shape[1] % channels == 0
-        if listed is not None and module in listed:
-            if has_several:
-                result[name] = (flattened_layout(layout, shape, channels),)
-            else:
-                impossible.append(
-                    f"{name} {shape} is listed in flattened, but there are {channels} channels "
-                    "before it"
-                )
-        elif has_several and listed is None:
-            possible.append(_may_be_flattened(name, shape, channels, layout))
-        channels = 0
-    return result, impossible, possible
-
-
-def _may_be_flattened(name: str, shape: tuple[int, ...], channels: int, layout: LeafLayout) -> str:
-    """Why a linear layer may stand behind a flattened image, and how to decide."""
-    return (
-        f"{name} {shape} has {shape[1] // channels} inputs for each of the {channels} channels "
-        "before it. If an image is flattened there, torch has its channels first and Flax last: "
-        f"pass flattened=[{name.rpartition('.')[0]!r}], which stands for "
-        f"{flattened_layout(layout, shape, channels)}. If none is, pass flattened=[], "
-        f"which stands for {layout}"
-    )
 
 
 def likely_pairs(names: Sequence[str], paths: Sequence[str], sides: Sides) -> dict[str, str]:
@@ -231,8 +187,10 @@ def prefixes(name: str) -> list[str]:
     return [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
 
 
-def _last_module(name: str) -> str:
-    return name.split(".")[-2] if "." in name else ""
+def _around_and_block(name: str) -> tuple[str, str]:
+    """The module around the layer of a weight, and the layer's own name, "" in a list."""
+    around, _, block = name.rpartition(".")[0].rpartition(".")
+    return around, "" if block.isdecimal() else block
 
 
 def _key(name: str, length: int) -> tuple[str, str]:

@@ -22,7 +22,7 @@ def module_and_leaf(name: str) -> tuple[Module, str]:
 
 def spelled(module: Module) -> str:
     """A module as one word: "layers_0" is "layers/0", and the "0" of a Sequential "layers_0"."""
-    return re.sub(r"(^|_)layers_(?=\d+(_|$))", r"\1", "_".join(module))
+    return re.sub(r"(^|_)(layers_)+(?=\d+(_|$))", r"\1", "_".join(module))
 
 
 def common_prefix(modules: Iterable[Module]) -> Module:

@@ -15,11 +15,13 @@ class Source(NamedTuple):
         shapes: By name, in order.
         kinds: The kind of layer of each module of a live module, by name; None if it has none.
         aliases: The other names of tied parameters, by their first name.
+        order: The names in the order of the module, which that of an optimizer may differ from.
     """
 
     shapes: dict[str, tuple[int, ...]]
     kinds: dict[str, str | None]
     aliases: dict[str, list[str]]
+    order: list[str]
 
 
 def read_source(names_and_shapes: Any, optimizer: Any) -> Source:
@@ -27,7 +29,8 @@ def read_source(names_and_shapes: Any, optimizer: Any) -> Source:
     if not _is_module(names_and_shapes):
         if optimizer is not None:
             raise TypeError("optimizer needs a torch.nn.Module in torch_names_and_shapes")
-        return Source(_shapes_by_name(names_and_shapes), {}, {})
+        shapes = _shapes_by_name(names_and_shapes)
+        return Source(shapes, {}, {}, list(shapes))
     first_names: dict[int, str] = {}
     shapes, aliases = {}, {}
     for name, param in names_and_shapes.named_parameters(remove_duplicate=False):
@@ -37,9 +40,10 @@ def read_source(names_and_shapes: Any, optimizer: Any) -> Source:
         else:
             aliases.setdefault(first, []).append(name)
     kinds = {name: kind_of_class(module) for name, module in names_and_shapes.named_modules()}
+    order = list(shapes)
     if optimizer is not None:
         shapes = {name: shapes[name] for name in _in_order_of(optimizer, first_names, shapes)}
-    return Source(shapes, kinds, aliases)
+    return Source(shapes, kinds, aliases, order)
 
 
 def read_statistics(names_and_shapes: Any) -> Source:
@@ -49,7 +53,7 @@ def read_statistics(names_and_shapes: Any) -> Source:
     shapes = _shapes_by_name(names_and_shapes)
     kept = ("running_mean", "running_var")
     shapes = {name: each for name, each in shapes.items() if name.rpartition(".")[2] in kept}
-    return Source(shapes, {}, {})
+    return Source(shapes, {}, {}, list(shapes))
 
 
 def _in_order_of(optimizer: Any, names: Mapping[int, str], all_names: Any) -> list[str]:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from adadelta_jax.torch_interop.kinds import layouts_by_kind, outputs_axis
+from adadelta_jax.torch_interop.kinds import LINEAR, layouts_by_kind, outputs_axis
 from adadelta_jax.torch_interop.layouts import LeafLayout, torch_shape
 from adadelta_jax.torch_interop.prefixes import Module, module_and_leaf, spelled
 
@@ -86,6 +86,7 @@ def layouts_of(
     leaf_shapes: Mapping[str, tuple[int, ...]],
 ) -> Candidates:
     """By kind of layer, the layouts that a tensor can have in the leaves of a target."""
+    is_of_attention = torch_leaf in _ATTENTION
     torch_leaf = _ATTENTION.get(torch_leaf, ((), torch_leaf))[1]
     # A path that does not exist is refused later, in the words for a shape that does not fit.
     inner = [leaf_shapes.get(path, ())[len(target.layer) :] for path in target.paths]
@@ -98,6 +99,7 @@ def layouts_of(
     return {
         kind: tuple(layout._replace(leaf_part=target.layer) for layout in layouts)
         for kind, layouts in found.items()
+        if not is_of_attention or kind in (LINEAR, None)
     }
 
 

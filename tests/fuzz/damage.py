@@ -19,6 +19,7 @@ import pytest
 import safetensors.numpy
 
 from adadelta_jax import label_by_path
+from adadelta_jax.torch_interop import LeafLayout, params_from_torch, params_to_torch
 from tests.clear_errors import is_clear, origin
 from tests.fuzz.loading import checkpoint, load
 
@@ -115,34 +116,68 @@ def _containers(node: Any) -> list[Any]:
 
 def damaged_state_dicts(random: np.random.Generator) -> None:
     """Damage a checkpoint in memory, at one to three places, and load it."""
-    root = checkpoint(random)
-    part = root["optimizer"] if random.random() < 0.7 else root["model"]
+    model, root = checkpoint(random)
+    parts = [root["optimizer"]] * 6 + [root["model"]] * 3 + [root.get("lr_scheduler")] * 3
+    part = random.choice(np.array([each for each in parts if each], object))
     for _ in range(random.integers(1, 4)):
         if not part:
             break
         damage(random, part)
-    load(root["model"], root["optimizer"], random.random() < 0.5)
+    if random.random() < 0.1:  # a whole file, where a part of it is wanted
+        key = ("model", "optimizer")[random.integers(2)]
+        root[key] = {"epoch": 3, key: root[key]}
+    load(model, root, random.random() < 0.5)
+
+
+ODD_FIELDS = (
+    *((1, 0), (0, 1), (1, 0, 2), (0,), (1,), (2, 2), (4, 2), (None, 1)),
+    *(((0, 2),), ((1, 3),), None, "fc"),
+)
+
+
+def damaged_mapping(random: np.random.Generator) -> None:
+    """Damage a mapping, which is refused, or leads there and back without loss."""
+    model, root = checkpoint(random)
+    mapping = {
+        name: list(entry) if type(entry) is tuple else [entry]
+        for name, entry in model.mapping.items()
+    }
+    layouts = mapping[list(mapping)[random.integers(len(mapping))]]
+    index, field = random.integers(len(layouts)), LeafLayout._fields[random.integers(7)]
+    match random.integers(4):
+        case 0:
+            del layouts[index]
+        case 1:
+            layouts.append(layouts[index])
+        case _:
+            own = [getattr(layout, field) for entry in mapping.values() for layout in entry]
+            values = [*own, *ODD_FIELDS]
+            value = values[random.integers(len(values))]
+            layouts[index] = layouts[index]._replace(**{field: value})
+    params = params_from_torch(root["model"], model.template, mapping)
+    for name, tensor in params_to_torch(params, mapping).items():
+        np.testing.assert_array_equal(tensor, root["model"][name], err_msg=name)
 
 
 def damaged_torch_file(random: np.random.Generator) -> None:
     """Damage the bytes of a checkpoint, and load it as the documents say."""
-    file = io.BytesIO()
-    torch.save(checkpoint(random), file)
+    file, (model, sound) = io.BytesIO(), checkpoint(random)
+    torch.save(sound, file)
     with _readers_own_errors() as refused:
         root = torch.load(io.BytesIO(_damaged(random, file.getvalue())), weights_only=True)
-        model, optimizer = root["model"], root["optimizer"]
+        root = {key: root[key] for key in sound}
     if not refused:
-        load(model, optimizer, random.random() < 0.5)
+        load(model, root, random.random() < 0.5)
 
 
 def damaged_safetensors(random: np.random.Generator) -> None:
     """Damage the bytes of a file of weights, and load it as the documents say."""
-    root = checkpoint(random)
+    model, root = checkpoint(random)
     weights = {name: tensor.numpy() for name, tensor in root["model"].items()}
     with _readers_own_errors() as refused:
-        model = safetensors.numpy.load(_damaged(random, safetensors.numpy.save(weights)))
+        root["model"] = safetensors.numpy.load(_damaged(random, safetensors.numpy.save(weights)))
     if not refused:
-        load(model, root["optimizer"], random.random() < 0.5)
+        load(model, root, random.random() < 0.5)
 
 
 @contextlib.contextmanager
@@ -208,7 +243,8 @@ def random_rules(random: np.random.Generator) -> None:
 
 
 KINDS = (
-    *(damaged_state_dicts,) * 5,
+    *(damaged_state_dicts,) * 4,
+    damaged_mapping,
     *(random_rules,) * 3,
     damaged_torch_file,
     damaged_safetensors,

@@ -91,91 +91,6 @@ def test_a_weight_of_inputs_and_outputs_without_a_bias_is_refused():
     assert layout_of("fc", (2, 3), (2, 3), untransposed=["fc"]) == LeafLayout("fc/kernel")
 
 
-CLASSIC = {
-    "conv1.weight": (8, 1, 3, 3),
-    "conv2.weight": (16, 8, 3, 3),
-    "fc1.weight": (32, 16 * 12 * 12),
-    "fc2.weight": (10, 32),
-}
-CLASSIC_PARAMS = tree(
-    conv1__kernel=(3, 3, 1, 8),
-    conv2__kernel=(3, 3, 8, 16),
-    fc1__kernel=(16 * 12 * 12, 32),
-    fc2__kernel=(32, 10),
-)
-
-
-def test_a_linear_layer_behind_a_flatten_is_warned_of_with_both_layouts():
-    with pytest.warns(UserWarning, match=r"pass flattened=\['fc1'\]") as caught:
-        mapping = match_flax_params(CLASSIC, CLASSIC_PARAMS)
-    assert mapping["fc1.weight"] == LeafLayout("fc1/kernel", (1, 0))
-    (message,) = [str(warning.message) for warning in caught]
-    assert "fc1.weight (32, 2304) has 144 inputs for each of the 16 channels" in message
-    flattened = match_flax_params(CLASSIC, CLASSIC_PARAMS, flattened=["fc1"])["fc1.weight"]
-    for layout in (flattened, mapping["fc1.weight"]):
-        assert str(layout) in message
-
-
-def test_the_layout_of_a_flattened_image_puts_channels_last():
-    (layout,) = [
-        layout
-        for name, layout in match_flax_params(CLASSIC, CLASSIC_PARAMS, flattened=["fc1"]).items()
-        if name == "fc1.weight"
-    ]
-    weight = np.arange(32 * 2304, dtype="f").reshape(32, 2304)
-    tree_ = params_from_torch(
-        {"w": weight}, {"k": jnp.zeros((2304, 32))}, {"w": layout._replace(path="k")}
-    )
-    expected = weight.reshape(32, 16, 12, 12).transpose(2, 3, 1, 0).reshape(2304, 32)
-    np.testing.assert_array_equal(tree_["k"], expected)
-
-
-def test_a_choice_of_flattened_layers_is_not_warned_of():
-    assert match_flax_params(CLASSIC, CLASSIC_PARAMS, flattened=[])["fc1.weight"].axes == (1, 0)
-    by_hand = {"fc1.weight": LeafLayout("fc1/kernel", (1, 0))}
-    mapping = match_flax_params(CLASSIC, CLASSIC_PARAMS, pairs=by_hand)
-    assert mapping["fc1.weight"] == by_hand["fc1.weight"]
-
-
-def test_a_path_given_by_hand_is_warned_of_and_a_layout_is_taken_as_it_is():
-    with pytest.warns(UserWarning, match="pass flattened="):
-        match_flax_params(CLASSIC, CLASSIC_PARAMS, pairs={"fc1.weight": "fc1/kernel"})
-    by_hand = LeafLayout("fc1/kernel", (1, 0))
-    mapping = match_flax_params(
-        CLASSIC, CLASSIC_PARAMS, pairs={"fc1.weight": by_hand}, flattened=["fc1"]
-    )
-    assert mapping["fc1.weight"] == by_hand
-
-
-def test_a_flattened_layer_that_reads_no_channels_is_refused():
-    with pytest.raises(ValueError, match=r"fc2\.weight .* listed in flattened, but there are 0"):
-        match_flax_params(CLASSIC, CLASSIC_PARAMS, flattened=["fc1", "fc2"])
-
-
-def test_a_transformer_and_a_pooled_network_are_not_warned_of():
-    mapping = match_flax_params(
-        {
-            "embed.weight": (100, 8),
-            "norm1.weight": (8,),
-            "mlp.fc1.weight": (32, 8),
-            "mlp.fc2.weight": (8, 32),
-            "conv.weight": (16, 3, 3, 3),
-            "bn.weight": (16,),
-            "head.weight": (10, 16),
-        },
-        tree(
-            embed__embedding=(100, 8),
-            norm1__scale=(8,),
-            mlp__fc1__kernel=(8, 32),
-            mlp__fc2__kernel=(32, 8),
-            conv__kernel=(3, 3, 3, 16),
-            bn__scale=(16,),
-            head__kernel=(16, 10),
-        ),
-    )
-    assert [mapping[f"{name}.weight"].axes for name in ("mlp.fc1", "head")] == [(1, 0), (1, 0)]
-
-
 @pytest.mark.torch
 @pytest.mark.parametrize("transposed", [False, True])
 def test_a_live_module_knows_a_square_transposed_convolution(transposed):
@@ -264,3 +179,57 @@ def test_a_haiku_batch_norm_takes_vectors_in_its_shape():
     params = params_from_torch(weights, params, match_flax_params(names, params))
     assert params["bn"]["scale"].shape == (1, 1, 1, 3)
     np.testing.assert_array_equal(params["bn"]["scale"].ravel(), [0, 1, 2])
+
+
+@pytest.mark.parametrize("name", ["t_conv1", "convt", "conv_t", "upconv", "conv_decoder.0"])
+def test_a_square_convolution_whose_name_may_say_transposed_is_refused(name):
+    with pytest.raises(ValueError, match="as a convolution and as a transposed convolution"):
+        match_flax_params({f"{name}.weight": (8, 8, 3, 3)}, nested(name, np.zeros((3, 3, 8, 8))))
+
+
+@pytest.mark.parametrize("name", ["conv", "conv1", "dw_conv", "conv_out", "convs.2"])
+def test_a_square_convolution_whose_name_says_so_is_one(name):
+    mapping = match_flax_params(
+        {f"{name}.weight": (8, 8, 3, 3)}, nested(name, np.zeros((3, 3, 8, 8)))
+    )
+    assert mapping[f"{name}.weight"].axes == (2, 3, 1, 0)
+
+
+def nested(name, kernel):
+    params = {"kernel": kernel}
+    for part in reversed(name.split(".")):
+        params = {part: params}
+    return params
+
+
+def test_a_norm_over_an_image_of_equal_sides_is_refused_and_another_moves_its_channels():
+    with pytest.raises(ValueError, match="channels first and as a norm with channels last"):
+        match_flax_params({"ln.weight": (4, 4, 4)}, tree(ln__scale=(4, 4, 4)))
+    mapping = match_flax_params({"ln.weight": (8, 4, 4)}, tree(ln__scale=(4, 4, 8)))
+    assert mapping["ln.weight"] == LeafLayout("ln/scale", (1, 2, 0))
+
+
+def test_a_list_of_layers_that_names_a_module_around_them_is_refused():
+    shapes = {"block.up.weight": (8, 8, 3, 3)}
+    with pytest.raises(ValueError, match=r"conv_transpose must list layers .* got block"):
+        match_flax_params(
+            shapes, nested("block.up", np.zeros((3, 3, 8, 8))), conv_transpose=["block"]
+        )
+
+
+def test_a_square_layer_beside_one_that_is_not_transposed_is_refused():
+    shapes = {
+        "a.proj.weight": (4, 4),
+        "a.c.weight": (4, 12),
+        "a.c.bias": (12,),
+        "b.proj.weight": (9, 4),
+    }
+    params = {
+        "a": {
+            "proj": {"kernel": np.zeros((4, 4))},
+            "c": {"kernel": np.zeros((4, 12)), "bias": np.zeros(12)},
+        },
+        "b": {"proj": {"kernel": np.zeros((4, 9))}},
+    }
+    with pytest.raises(ValueError, match=r"a\.proj\.weight \(4, 4\) fits"):
+        match_flax_params(shapes, params)
